@@ -1,0 +1,53 @@
+"""The only place that asks what hardware there is. Functions, no constants: nothing is decided at import."""
+
+import resource
+import sys
+
+import torch
+
+from rotviz.errors import BadInput
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device for "auto", "cpu" or "cuda".
+
+    Raises:
+        BadInput: cuda was asked for and there is none.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda")
+    if name == "cuda":
+        raise BadInput("device = 'cuda', but this machine shows no CUDA device to torch; use device = 'cpu' or 'auto'")
+    raise BadInput(f"device = {name!r} is unknown; use auto, cpu or cuda")
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """The torch dtype of that name."""
+    if name not in DTYPES:
+        raise BadInput(f"dtype = {name!r} is unknown; use one of {', '.join(DTYPES)}")
+    return getattr(torch, name)
+
+
+def describe(device: torch.device) -> str:
+    """What the device is, in words, for the record of a run."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory held so far: of the GPU's allocator on CUDA, else of this process (resident), in MB of 10^6 bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement of the peak where the device allows it (CUDA); the process's own peak cannot be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

@@ -1,0 +1,132 @@
+"""The vocabulary: sites, slots, roles and how a tensor is quantized. Plain values, no torch.
+
+    residual stream --norm--> attn_in -> q,k,v -> (RoPE) key, value -> attention -> o_in -> o -> + residual
+                    --norm--> mlp_in  -> gate,up -> act(gate)*up    -> down_in  -> down   -> + residual = resid of the block
+
+Slots (SpinQuant's names): R1 turns the residual stream (folded into weights), R2 the head between value and output projection
+(folded), R3 queries and keys after RoPE (online), R4 the input of the down projection (online).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rotviz.config import setting
+from rotviz.errors import BadInput
+
+
+class Site(StrEnum):
+    """A tensor that enters a linear layer or the KV cache; RESID is the residual stream after the block."""
+
+    ATTN_IN = "attn_in"
+    O_IN = "o_in"
+    MLP_IN = "mlp_in"
+    DOWN_IN = "down_in"
+    KEY = "key"
+    VALUE = "value"
+    RESID = "resid"
+
+
+LINEAR_SITES = (Site.ATTN_IN, Site.O_IN, Site.MLP_IN, Site.DOWN_IN)
+CACHE_SITES = (Site.KEY, Site.VALUE)
+QUANTIZED_SITES = LINEAR_SITES + CACHE_SITES
+
+SITE_WORDS = {
+    Site.ATTN_IN: "attention input", Site.O_IN: "output projection input", Site.MLP_IN: "MLP input",
+    Site.DOWN_IN: "down projection input", Site.KEY: "key (after RoPE)", Site.VALUE: "value", Site.RESID: "residual stream",
+}
+
+
+class Slot(StrEnum):
+    """A place a rotation can act."""
+
+    R1 = "R1"
+    R2 = "R2"
+    R3 = "R3"
+    R4 = "R4"
+
+
+SLOT_WORDS = {
+    Slot.R1: "residual stream, folded into the weights", Slot.R2: "value heads, folded into the weights",
+    Slot.R3: "queries and keys after RoPE, online", Slot.R4: "down projection input, online",
+}
+SLOT_OF_SITE = {Site.ATTN_IN: Slot.R1, Site.MLP_IN: Slot.R1, Site.RESID: Slot.R1, Site.O_IN: Slot.R2, Site.VALUE: Slot.R2,
+                Site.KEY: Slot.R3, Site.DOWN_IN: Slot.R4}
+
+
+class Role(StrEnum):
+    """What a linear layer does in its block."""
+
+    Q = "q"
+    K = "k"
+    V = "v"
+    O = "o"  # noqa: E741 - the field's letter
+    GATE = "gate"
+    UP = "up"
+    DOWN = "down"
+    ROUTER = "router"
+
+
+SITE_OF_ROLE = {Role.Q: Site.ATTN_IN, Role.K: Site.ATTN_IN, Role.V: Site.ATTN_IN, Role.O: Site.O_IN,
+                Role.GATE: Site.MLP_IN, Role.UP: Site.MLP_IN, Role.DOWN: Site.DOWN_IN}
+"""The site each quantized linear reads. The router is left out: it stays in float (METHODS.md 16.22)."""
+
+
+class Granularity(StrEnum):
+    """Which numbers share one scale."""
+
+    TOKEN = "token"      # activations: all channels of a token
+    CHANNEL = "channel"  # weights: all inputs of an output channel
+    GROUP = "group"      # `group` neighbours on the last axis
+    HEAD = "head"        # KV cache: one head of one token
+
+
+FLOAT_BITS = 16
+BITS = (2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantSpec:
+    """How a tensor is quantized along its last axis. `bits=16` means left in float.
+
+    clip is a ratio of the range in (0, 1], or "mse" (the ratio that minimizes sum |x - Q(x)|^2.4, searched), or "none" (= 1).
+    """
+
+    bits: int = setting(FLOAT_BITS, "bits a number; 16 = float", choices=BITS)
+    symmetric: bool = setting(True, "a grid symmetric about zero; otherwise from the smallest to the largest value")
+    granularity: Granularity = setting(Granularity.TOKEN, "which numbers share one scale")
+    group: int = setting(0, "numbers that share one scale; 0 = the whole axis", minimum=0)
+    clip: float | str = setting(1.0, "none, mse, or the share of the range that is kept")
+    number_format: str = setting("int", "which grid")
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS:
+            raise BadInput(f"bits = {self.bits} has no grid; choose 2 to 8, or 16 for float")
+        if self.group < 0:
+            raise BadInput(f"group = {self.group}: a group has at least one number; 0 means the whole axis")
+        check_clip(self.clip)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether anything is rounded at all."""
+        return self.bits < FLOAT_BITS
+
+    def group_for(self, width: int) -> int:
+        """The group size for an axis of `width` numbers.
+
+        Raises:
+            BadInput: when the group does not divide the width.
+        """
+        group = self.group or width
+        if width % group:
+            fitting = [d for d in (16, 32, 48, 64, 96, 128, 192, 256) if width % d == 0]
+            raise BadInput(f"group {group} does not divide the width {width}; these do: {', '.join(map(str, fitting)) or width}, or 0 for all")
+        return group
+
+
+def check_clip(clip: str | float) -> None:
+    """Raises BadInput unless clip is "none", "mse" or a ratio in (0, 1]."""
+    if isinstance(clip, str):
+        if clip not in ("none", "mse"):
+            raise BadInput(f"clip = {clip!r} is unknown; use none, mse or a ratio above 0 and up to 1")
+    elif not 0 < clip <= 1:
+        raise BadInput(f"clip = {clip} is out of range; use none, mse or a ratio above 0 and up to 1")
