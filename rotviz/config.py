@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from rotviz.errors import BadInput, unknown
+from rotviz.errors import BadInput, not_among, unknown
 
 C = TypeVar("C")
 
@@ -91,7 +91,7 @@ def from_mapping(cls: type[C], mapping: Mapping[str, Any], where: str = "") -> C
     Raises:
         BadInput: naming the key, what was given and what would work.
     """
-    known = {s.name: s for s in settings_of(cls)}
+    known = {s.name: s for s in settings_of(cls) if s.help or dataclasses.is_dataclass(s.type)}
     values = {}
     for key, value in mapping.items():
         if key not in known:
@@ -108,7 +108,7 @@ def checked(setting: Setting, value: Any, where: str) -> Any:
     if setting.choices is not None:
         for element in elements:
             if element not in setting.choices:
-                raise unknown(f"value for {where}:", element, [str(c) for c in setting.choices])
+                raise not_among(where, element, setting.choices)
     for element in elements:
         if isinstance(element, (int, float)) and not isinstance(element, bool):
             _check_limits(setting, element, where)

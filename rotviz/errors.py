@@ -56,6 +56,14 @@ class Cancelled(RotvizError):
     """The user asked to stop."""
 
 
+def not_among(where: str, value: object, choices: Iterable[object]) -> UnknownName:
+    """The error for a value that is not among a setting's choices; the choices in their own order."""
+    names = [str(c) for c in choices]
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.6) if isinstance(value, str) else []
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UnknownName(f"{where} = {value!r} is not possible; {hint}choose from {', '.join(names)}")
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> UnknownName:
     """The error for a name that is not among the known ones; names the nearest."""
     names = sorted(str(k) for k in known)

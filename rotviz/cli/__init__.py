@@ -1,0 +1,43 @@
+"""The command line: `python -m rotviz run | inspect | runs | show | compare | models | app`.
+
+One file a command, each with `add(subparsers)` and a handler that imports what it needs when it runs: `rotviz runs` does not wait for torch.
+With --json one JSON object goes to standard output and nothing else; progress goes to standard error.
+
+Exit status: 0 done, 2 bad input, 130 cancelled, 1 anything else that rotviz explains (no room, a rewrite that does not hold); one line says why.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rotviz.cli import app, compare, doctor, inspect, models, run, runs, show
+from rotviz.errors import BadInput, Cancelled, RotvizError
+
+COMMANDS = (run, inspect, doctor, runs, show, compare, models, app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    parser = argparse.ArgumentParser(prog="rotviz", description="A laboratory for low-bit language models.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(subparsers)
+    options = parser.parse_args(arguments)
+    try:
+        return options.handler(options) or 0
+    except Cancelled as error:
+        return _refuse(error, 130)
+    except KeyboardInterrupt:
+        return _refuse("cancelled", 130)
+    except BadInput as error:
+        return _refuse(error, 2)
+    except RotvizError as error:
+        return _refuse(error, 1)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, less) left; there is nobody to tell
+        return 0
+
+
+def _refuse(error: object, status: int) -> int:
+    sys.stderr.write(f"rotviz: {error}\n")
+    return status

@@ -1,0 +1,134 @@
+"""What a model's problem is, in numbers: its massive tokens and the statistics of every site, from one short text.
+
+`look` captures the text once and keeps the capture under the cache folder, keyed by the weights, the tokens and the form of the file; the same look
+again reads it from there, without loading the model.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rotviz.capture.capture import FORMAT, Capture, capture, open_capture
+from rotviz.config import fingerprint
+from rotviz.errors import BadInput
+from rotviz.home import home
+from rotviz.models.loading import LoadedModel, load, weights_mark
+from rotviz.models.walk import BlockSource
+from rotviz.numerics.massive import MassiveToken, find_massive, massive_tokens
+from rotviz.numerics.statistics import Summary, summarize
+from rotviz.texts import load_text, prompt_tokens
+from rotviz.types import Site
+
+Progress = Callable[[float, str], None]
+MAX_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Look:
+    """What to look at. Frozen, so that it can be a cache key.
+
+    Attributes:
+        model: as in a recipe.
+        text: a source ("pydoc", "wikitext2:test", a path), unless a prompt is given.
+        tokens: how many tokens at most.
+        bos: with the special tokens that the tokenizer adds by default.
+        prompt: the text itself, in place of a source.
+    """
+
+    model: str = "smollm2-135m"
+    text: str = "pydoc"
+    tokens: int = 512
+    bos: bool = True
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.tokens <= MAX_TOKENS:
+            raise BadInput(f"tokens = {self.tokens} is out of range: a look takes 2 to {MAX_TOKENS} tokens")
+
+
+@dataclass(frozen=True)
+class SiteSummary:
+    """The statistics of one site of one block."""
+
+    block: int
+    site: Site
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A capture with what was found in it."""
+
+    look: Look
+    capture: Capture
+    massive: tuple[MassiveToken, ...]
+    sites: tuple[SiteSummary, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: `massive` and `sites` as DESIGN.md promises, and the tokens that persist."""
+        tokens = self.capture.tokens
+        return {
+            "model": self.look.model, "text": "prompt" if self.look.prompt else self.look.text, "tokens": len(tokens),
+            "blocks": self.capture.blocks, "notes": self.capture.meta.get("notes", ""),
+            "massive": [{"block": m.block, "index": m.index, "token": tokens[m.index], "channel": m.channel, "value": m.value, "ratio": m.ratio}
+                        for m in self.massive],
+            "massive_tokens": [asdict(t) | {"token": tokens[t.index]} for t in massive_tokens(self.massive)],
+            "sites": [{"block": s.block, "site": str(s.site), "kurtosis": s.summary.kurtosis, "absmax": s.summary.absmax,
+                       "median": s.summary.median_abs, "p99": s.summary.p99, "crest": s.summary.crest, "incoherence": s.summary.incoherence,
+                       "peak_ratio": s.summary.peak_ratio} for s in self.sites],
+        }
+
+
+def look(wanted: Look, loaded: LoadedModel | None = None, progress: Progress | None = None) -> Capture:
+    """The capture of a look: from the cache folder, or made now.
+
+    Raises:
+        BadInput: the model or the text cannot be used, with the reason.
+    """
+    say = progress or (lambda fraction, words: None)
+    path = capture_path(wanted)
+    if path.exists():
+        return open_capture(path)
+    say(0.0, f"loading {wanted.model}")
+    loaded = loaded or load(wanted.model)
+    say(0.3, "reading the text")
+    tokens = prompt_tokens(text_of(wanted), loaded.tokenizer, wanted.tokens, wanted.bos)
+    texts = [loaded.tokenizer.decode([t]) for t in tokens.tolist()]
+    meta = {"model": wanted.model, "text": "prompt" if wanted.prompt else wanted.text, "notes": "; ".join(loaded.notes)}
+    return capture(BlockSource(loaded.model), tokens, texts, path, meta,
+                   lambda done, blocks: say(0.35 + 0.6 * done / blocks, f"block {done} of {blocks}"))
+
+
+def inspect(wanted: Look, loaded: LoadedModel | None = None, progress: Progress | None = None) -> Inspection:
+    """A look with its massive tokens and the statistics of every site."""
+    say = progress or (lambda fraction, words: None)
+    seen = look(wanted, loaded, lambda fraction, words: say(0.8 * fraction, words))
+    found = find_massive((block, seen.site(block, Site.RESID)) for block in range(seen.blocks))
+    sites = []
+    for block in range(seen.blocks):
+        sites += [SiteSummary(block, site, summarize(seen.site(block, site))) for site in Site]
+        say(0.8 + 0.2 * (block + 1) / seen.blocks, f"statistics of block {block + 1} of {seen.blocks}")
+    return Inspection(wanted, seen, tuple(found), tuple(sites))
+
+
+def text_of(wanted: Look) -> str:
+    """The text of a look."""
+    return wanted.prompt if wanted.prompt is not None else load_text(wanted.text)
+
+
+def capture_path(wanted: Look) -> Path:
+    """Where the capture of a look is kept. The name follows the weights and the text itself, not their names alone."""
+    text = hashlib.sha256((wanted.prompt or "").encode()).hexdigest() if wanted.prompt is not None else _text_mark(wanted.text)
+    key = {"weights": weights_mark(wanted.model), "text": text, "tokens": wanted.tokens, "bos": wanted.bos, "format": FORMAT}
+    return home() / "captures" / f"{fingerprint(key)}.safetensors"
+
+
+def _text_mark(source: str) -> str:
+    path = Path(source)
+    if path.suffix and path.is_file():
+        stat = path.stat()
+        return f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    return source
+

@@ -1,0 +1,121 @@
+"""rotviz run RECIPE: carry out a recipe here and now, keep it in the store, print what came out.
+
+Settings come from the file (or the defaults), then from --set KEY=VALUE and from flags that carry the recipe's own keys (--weights.bits 3), which are
+derived from the configurations: `rotviz run --help` lists them all.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rotviz.cli.output import Progress, print_json, print_table, short
+from rotviz.errors import BadInput
+
+
+def add(subparsers: Any) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser("run", help="carry out a recipe", add_help=False, description=__doc__.split("\n")[0])
+    parser.add_argument("-h", "--help", action=_Help, nargs=0, help="show this and every recipe key")
+    parser.add_argument("recipe", nargs="?", type=Path, help="a .toml or .json file; without one, the defaults")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set one key, such as weights.bits=3")
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was cancelled or failed")
+    parser.add_argument("--queue", action="store_true", help="put it on the queue for the worker instead of running it here")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.set_defaults(handler=handle)
+
+
+def handle(options: argparse.Namespace) -> int:
+    """Run it."""
+    from rotviz.jobs.execute import execute, execute_now
+    from rotviz.jobs.queue import submit
+    from rotviz.store.runs import Store
+
+    store, progress = Store(), Progress()
+    if options.resume:
+        run_id = store.resume(options.resume).run_id
+        result = execute(store, run_id, on_event=lambda e: progress(e.fraction, e.message))
+    else:
+        recipe = recipe_from(options)
+        if options.queue:
+            run_id = submit(recipe)
+            return print_json({"run_id": run_id}) if options.json else sys.stdout.write(f"{run_id}\n") and 0
+        result = execute_now(store, recipe, on_event=lambda e: progress(e.fraction, e.message),
+                             on_start=lambda run_id: sys.stderr.write(f"run {run_id}\n"))
+    progress.close()
+    print_json(result) if options.json else print_result(result)
+    return 0
+
+
+def recipe_from(options: argparse.Namespace) -> Any:
+    """The recipe that file, --set and flags describe."""
+    from rotviz.pipeline.recipe import Recipe, read_recipe_file, with_changes
+
+    plain = read_recipe_file(options.recipe) if options.recipe else {}
+    return Recipe.from_dict(with_changes(plain, changes_from(options.set, options.flags)))
+
+
+def changes_from(sets: list[str], flags: list[str]) -> list[tuple[str, Any]]:
+    """Dotted keys and values from ["a.b=1"] and ["--a.b", "1", "--c=2", "--set", "d=3"].
+
+    Raises:
+        BadInput: an assignment without "=", or a flag without a value.
+    """
+    changes = [_assignment(text) for text in sets]
+    rest = list(flags)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--"):
+            raise BadInput(f"{flag!r} is not understood; recipe keys are written --weights.bits 3 or --set weights.bits=3")
+        if "=" in flag:
+            changes.append(_assignment(flag[2:]))
+        elif rest:
+            value = rest.pop(0)
+            changes.append(_assignment(value) if flag == "--set" else (flag[2:], _value(value)))
+        else:
+            raise BadInput(f"{flag} needs a value")
+    return changes
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """A run's result for people."""
+    perplexity, divergence = result["perplexity"], result["divergence"]
+    rows = [{"": name, "perplexity": p["value"], "stderr": p["stderr"], "tokens": p["tokens"]}
+            for name, p in (("float", perplexity["reference"]), ("quantized", perplexity["quantized"]))]
+    print_table(rows, ["", "perplexity", "stderr", "tokens"])
+    ratio = perplexity["ratio"]
+    sys.stdout.write(
+        f"ratio {short(ratio['value'])} +- {short(ratio['stderr'])}; KL {short(divergence['kl_nats'])} nats; "
+        f"same top token {divergence['same_top']:.1%}\n{perplexity['quantized']['protocol']}\n"
+        f"{sum(result['seconds'].values()):.0f} s, peak memory {result['peak_memory_mb']:.0f} MB; rotviz show {result['run_id']} for more\n")
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise BadInput(f"--set {text!r} is not KEY=VALUE, such as weights.bits=3")
+    return key.strip(), _value(value.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+class _Help(argparse.Action):
+    """The usual help and then every recipe key with its default."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from rotviz.pipeline.recipe import recipe_settings
+
+        parser.print_help()
+        sys.stdout.write("\nrecipe keys (as --KEY VALUE or --set KEY=VALUE):\n")
+        for key, setting in recipe_settings().items():
+            choices = f" [{', '.join(map(str, setting.choices))}]" if setting.choices else ""
+            default = ",".join(setting.default) if isinstance(setting.default, tuple) else setting.default
+            sys.stdout.write(f"  --{key} {default}\n      {setting.help}{choices}\n")
+        parser.exit()

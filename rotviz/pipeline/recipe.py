@@ -1,0 +1,231 @@
+"""A recipe: everything that determines a result, frozen; TOML and JSON; the same recipe and code give the same numbers.
+
+Every key has a default and an unknown key is an error that names the nearest known one. The settings of a method stand in a table of its own
+below its section ([rotation.hadamard]); tables of methods that are not chosen are checked and dropped, since they determine nothing.
+
+The keys are a promise to scripts: they are added to, never renamed.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from rotviz.config import fingerprint, from_mapping, setting, settings_of, to_mapping
+from rotviz.device import DTYPES
+from rotviz.errors import BadInput
+from rotviz.quantizers import QUANTIZERS
+from rotviz.registry import Registry
+from rotviz.rotations import ROTATIONS
+from rotviz.types import BITS, FLOAT_BITS, Granularity, QuantSpec, Slot, check_clip
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """Which texts are read, and how much of them."""
+
+    calibration: str = setting("wikitext2:validation", "text that methods learn from: wikitext2:SPLIT, pydoc, c4:validation, or a path to a .txt file")
+    evaluation: str = setting("wikitext2:test", "text that perplexity is measured on")
+    samples: int = setting(16, "calibration windows", minimum=1)
+    length: int = setting(2048, "tokens in a window", minimum=2)
+    windows: int = setting(16, "evaluation windows; 0 = all", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
+class RotationTable:
+    """Which rotation acts where."""
+
+    method: str = setting("hadamard", "how the rotations are made", choices_from=ROTATIONS)
+    slots: tuple[str, ...] = setting(tuple(s.value for s in Slot), "slots in which a rotation acts", choices=tuple(s.value for s in Slot))
+
+
+@dataclass(frozen=True, slots=True)
+class WeightTable:
+    """How weights are quantized."""
+
+    method: str = setting("rtn", "weight quantizer", choices_from=QUANTIZERS)
+    bits: int = setting(4, "bits a weight; 16 = float", choices=BITS)
+    symmetric: bool = setting(True, "a grid symmetric about zero")
+    group: int = setting(0, "inputs that share a scale; 0 = a whole output channel", minimum=0)
+    clip: float | str = setting("mse", "none, mse (searched), or the share of the range that is kept")
+
+    def spec(self) -> QuantSpec:
+        """The QuantSpec of the weights; float where the method is none."""
+        bits = FLOAT_BITS if self.method == "none" else self.bits
+        return QuantSpec(bits, self.symmetric, Granularity.GROUP if self.group else Granularity.CHANNEL, self.group, self.clip)
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationTable:
+    """How the inputs of linear layers are quantized, token by token."""
+
+    bits: int = setting(4, "bits an activation; 16 = float", choices=BITS)
+    symmetric: bool = setting(False, "a grid symmetric about zero")
+    group: int = setting(0, "channels that share a scale; 0 = a whole token", minimum=0)
+    clip: float | str = setting(1.0, "none, mse (searched), or the share of the range that is kept")
+
+    def spec(self) -> QuantSpec:
+        """The QuantSpec of the activations."""
+        return QuantSpec(self.bits, self.symmetric, Granularity.GROUP if self.group else Granularity.TOKEN, self.group, self.clip)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheTable:
+    """How keys (after RoPE) and values are quantized, head by head."""
+
+    bits: int = setting(FLOAT_BITS, "bits a number of the KV cache; 16 = float", choices=BITS)
+    group: int = setting(0, "channels that share a scale; 0 = a whole head", minimum=0)
+    symmetric: bool = setting(False, "a grid symmetric about zero")
+    clip: float | str = setting(0.95, "none, mse (searched), or the share of the range that is kept")
+
+    def spec(self) -> QuantSpec:
+        """The QuantSpec of the KV cache."""
+        return QuantSpec(self.bits, self.symmetric, Granularity.HEAD, self.group, self.clip)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that determines a result.
+
+    `rotation_settings` and `weight_settings` are the chosen methods' own configurations.
+    """
+
+    model: str = setting("smollm2-135m", "an embedded name, a hub id, a folder, or a .gguf file")
+    seed: int = setting(0, "seed of every random choice", minimum=0, maximum=2**31 - 1)
+    device: str = setting("auto", "where it runs", choices=("auto", "cpu", "cuda"))
+    dtype: str = setting("float32", "dtype of the float model", choices=DTYPES)
+    text: TextTable = field(default_factory=TextTable)
+    rotation: RotationTable = field(default_factory=RotationTable)
+    weights: WeightTable = field(default_factory=WeightTable)
+    activations: ActivationTable = field(default_factory=ActivationTable)
+    kv: CacheTable = field(default_factory=CacheTable)
+    rotation_settings: Any = None
+    weight_settings: Any = None
+
+    def __post_init__(self) -> None:
+        for table in (self.weights, self.activations, self.kv):
+            check_clip(table.clip)
+        if self.rotation_settings is None:
+            object.__setattr__(self, "rotation_settings", ROTATIONS[self.rotation.method]())
+        if self.weight_settings is None:
+            object.__setattr__(self, "weight_settings", QUANTIZERS[self.weights.method]())
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Recipe":
+        """A recipe from plain nested values.
+
+        Raises:
+            BadInput: an unknown key (with the nearest known), a wrong type, a value out of range.
+        """
+        plain = {k: dict(v) if isinstance(v, Mapping) else v for k, v in plain.items()}
+        rotation_tables = _method_tables(plain, "rotation", ROTATIONS)
+        weight_tables = _method_tables(plain, "weights", QUANTIZERS)
+        recipe = from_mapping(cls, plain)
+        return replace(recipe, rotation_settings=rotation_tables.get(recipe.rotation.method) or recipe.rotation_settings,
+                       weight_settings=weight_tables.get(recipe.weights.method) or recipe.weight_settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values, methods' tables below their sections."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith("_settings")}
+        plain = {k: v if isinstance(v, (str, int)) else to_mapping(v) for k, v in plain.items()}
+        for section, method, settings in (("rotation", self.rotation.method, self.rotation_settings),
+                                          ("weights", self.weights.method, self.weight_settings)):
+            table = to_mapping(settings)
+            if table:
+                plain[section][method] = table
+        return plain
+
+    def to_toml(self) -> str:
+        """The recipe as a TOML document."""
+        return tomli_w.dumps(self.to_dict())
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with any key that determines the result."""
+        return fingerprint(self.to_dict())
+
+    @property
+    def bits_title(self) -> str:
+        """The field's short form, such as W4A4KV16."""
+        return f"W{self.weights.spec().bits}A{self.activations.bits}KV{self.kv.bits}"
+
+    @property
+    def title(self) -> str:
+        """A few words for a table: rotation, slots, bits, weight method."""
+        slots = "" if self.rotation.method == "none" else " " + "".join(self.rotation.slots).replace("R", "") if self.rotation.slots else ""
+        slots = f" R{slots.strip()}" if slots else ""
+        quantizer = f" {self.weights.method}" if self.weights.spec().quantizes else ""
+        return f"{self.rotation.method}{slots} {self.bits_title}{quantizer}"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The slots that act: none for the method none."""
+        return () if self.rotation.method == "none" else tuple(s for s in Slot if s.value in self.rotation.slots)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """A recipe from a .toml or .json file."""
+    return Recipe.from_dict(read_recipe_file(path))
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """The plain values of a recipe file, unchecked.
+
+    Raises:
+        BadInput: no such file, or it is neither TOML nor JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the recipe {path}: {error}") from error
+    try:
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"the recipe {path} is not valid {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from error
+
+
+def with_changes(plain: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Plain values with dotted keys set: ("weights.bits", 3).
+
+    Raises:
+        BadInput: a key that runs through something that is not a table.
+    """
+    result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in plain.items()}
+    for key, value in changes:
+        table = result
+        *path, last = key.split(".")
+        for name in path:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise BadInput(f"{key}: {name} is not a table of the recipe")
+        table[last] = value
+    return result
+
+
+def _method_tables(plain: dict[str, Any], section: str, registry: Registry) -> dict[str, Any]:
+    table = plain.get(section)
+    if not isinstance(table, dict):
+        return {}
+    found = {}
+    for name in [k for k in table if k in registry and isinstance(table[k], Mapping)]:
+        found[name] = from_mapping(registry[name], table.pop(name), f"{section}.{name}")
+    return found
+
+
+def recipe_settings() -> dict[str, Any]:
+    """Every settable key in dotted form, with what is known about it: for flags, forms and documentation."""
+    found = {}
+    for top in settings_of(Recipe):
+        if is_dataclass(top.type):
+            found |= {f"{top.name}.{inner.name}": inner for inner in settings_of(top.type)}
+        elif top.help:
+            found[top.name] = top
+    for section, registry in (("rotation", ROTATIONS), ("weights", QUANTIZERS)):
+        for name, method in registry.items():
+            found |= {f"{section}.{name}.{s.name}": s for s in settings_of(method)}
+    return found
+

@@ -1,0 +1,90 @@
+"""What a run leaves behind: small, frozen, plain values."""
+
+import math
+import platform
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+
+from rotviz.evaluation.divergence import Divergence
+from rotviz.evaluation.errors import SiteError
+from rotviz.evaluation.perplexity import Perplexity, ratio
+from rotviz.surgery.proof import StepProof
+
+
+@dataclass(frozen=True)
+class Result:
+    """The numbers of a run.
+
+    Attributes:
+        recipe: the recipe, plain.
+        reference, quantized: perplexities on the same windows.
+        divergence: of the quantized from the float model.
+        errors: by block and site.
+        weight_errors: relative MSE of every quantized weight: block, role, relative_mse.
+        proofs: the rewrite's steps with what each changed in the logits.
+        seconds: by stage.
+        peak_memory_mb: see device.peak_memory_mb.
+        environment: versions, device, threads.
+        notes: what a reader should know (compromises, the model's own notes).
+    """
+
+    recipe: dict[str, Any]
+    reference: Perplexity
+    quantized: Perplexity
+    divergence: Divergence
+    errors: tuple[SiteError, ...]
+    weight_errors: tuple[dict[str, Any], ...]
+    proofs: tuple[StepProof, ...]
+    seconds: dict[str, float]
+    peak_memory_mb: float
+    environment: dict[str, Any]
+    notes: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; NaN and infinity become null."""
+        factor, factor_error = ratio(self.quantized, self.reference)
+        plain = {
+            "recipe": self.recipe,
+            "perplexity": {"reference": _perplexity(self.reference), "quantized": _perplexity(self.quantized),
+                           "ratio": {"value": factor, "stderr": factor_error}},
+            "divergence": {"kl_nats": self.divergence.kl_nats, "same_top": self.divergence.same_top, "tokens": self.divergence.tokens},
+            "errors": [e.to_dict() for e in self.errors],
+            "weight_errors": list(self.weight_errors),
+            "proof": [{"step": p.name, "words": p.words, "error": p.error, "tolerance": p.tolerance} for p in self.proofs],
+            "seconds": self.seconds, "peak_memory_mb": self.peak_memory_mb,
+            "environment": self.environment, "notes": list(self.notes),
+        }
+        return without_nan(plain)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    from rotviz import __version__
+
+    return {"rotviz": __version__, "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+            "device": device, "machine": platform.machine(), "processor": _processor(), "threads": torch.get_num_threads()}
+
+
+def without_nan(plain: Any) -> Any:
+    """The same plain value with None in place of NaN and infinity, which JSON does not have."""
+    if isinstance(plain, dict):
+        return {k: without_nan(v) for k, v in plain.items()}
+    if isinstance(plain, (list, tuple)):
+        return [without_nan(v) for v in plain]
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def _perplexity(p: Perplexity) -> dict[str, Any]:
+    return {"value": p.value, "stderr": p.stderr, "tokens": p.tokens, "protocol": p.protocol, "nan_windows": p.nan_windows,
+            "by_window": list(p.by_window)}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

@@ -1,0 +1,268 @@
+"""Carry out a recipe: a generator of events that returns the result.
+
+    load -> text -> prove -> walk over the blocks -> score
+
+The walk takes one block at a time: a copy is folded, rotated and quantized, then every window goes through the block as it was and through the
+copy, so that two streams of hidden states move along side by side. One block and the two streams are in memory, whatever the depth. After the
+last block both streams are scored on the same windows.
+
+With a checkpoint folder the walk's state is written after each block and picked up by itself: a killed run goes on where it was.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rotviz.device import describe, peak_memory_mb, reset_peak_memory
+from rotviz.errors import Cancelled, OutOfRoom
+from rotviz.evaluation.divergence import Divergence, divergence_sums
+from rotviz.evaluation.errors import SiteMeter, massive_mask, residual_error
+from rotviz.evaluation.perplexity import Perplexity, negative_log_likelihood, perplexity
+from rotviz.models.family import BlockView, NormKind
+from rotviz.models.loading import LoadedModel
+from rotviz.models.walk import BlockArguments, Ends, Entry, forward
+from rotviz.numerics.errors import relative_mse
+from rotviz.pipeline.checkpoint import WalkState, load_state, save_state
+from rotviz.pipeline.events import Event
+from rotviz.pipeline.prepare import Prepared, prepare, probe_tokens, rotation_plan, windows_for
+from rotviz.pipeline.recipe import Recipe
+from rotviz.pipeline.result import Result, environment
+from rotviz.surgery.online import quantize_activations, quantize_cache
+from rotviz.surgery.plan import RotationPlan
+from rotviz.surgery.proof import StepProof, prove, require
+from rotviz.surgery.steps import Step, rewrite_block, rewrite_ends, steps_for
+
+BATCH_TOKENS = 2048
+"""Tokens pushed through a block at a time; whole windows, at least one."""
+SCORE_TOKENS = 512
+"""Tokens scored at a time: their logits for two models are what memory must hold."""
+
+_WALK_FROM, _SCORE_FROM = 0.08, 0.88
+
+
+def run(recipe: Recipe, *, checkpoint: Path | None = None, cancelled: Callable[[], bool] | None = None,
+        loaded: LoadedModel | None = None) -> Generator[Event, None, Result]:
+    """Carry out a recipe.
+
+    Args:
+        recipe: what to do.
+        checkpoint: a folder for the state of the walk; a state of the same recipe found there is resumed.
+        cancelled: asked between batches; when it says yes the run ends with Cancelled, its state kept.
+        loaded: the recipe's model where the caller has it in memory already; it is not changed.
+
+    Yields:
+        Events, from 0 to 1.
+
+    Raises:
+        BadInput, RewriteBroken, OutOfRoom, Cancelled.
+    """
+    job = _Job(recipe, checkpoint, cancelled or (lambda: False))
+    try:
+        return (yield from job.carry_out(loaded))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OutOfRoom("the memory is full; use fewer windows (text.windows), shorter ones (text.length), or a smaller model; "
+                        "blocks that were finished are kept") from error
+
+
+@dataclass
+class _Job:
+    """One run on its way: the clock, the checkpoint, the cancel switch."""
+
+    recipe: Recipe
+    checkpoint: Path | None
+    cancelled: Callable[[], bool]
+    seconds: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+
+    def carry_out(self, loaded: LoadedModel | None) -> Generator[Event, None, Result]:
+        yield self.event("load", 0.0, f"loading {self.recipe.model}")
+        with self.timed("load"):
+            prepared = prepare(self.recipe, loaded)
+        reset_peak_memory(prepared.device)
+        yield self.event("text", 0.03, f"reading {self.recipe.text.evaluation}")
+        with self.timed("text"):
+            windows = windows_for(prepared)
+            plan = rotation_plan(self.recipe, prepared.sizes)
+        tokens = windows.tokens.to(prepared.device)
+        proofs = yield from self.prove(prepared, plan, tokens)
+        steps = steps_for(plan, prepared.source.family)
+        ends = prepared.source.ends, rewrite_ends(prepared.source.ends, steps)
+        state = yield from self.walk(prepared, plan, steps, ends, tokens)
+        reference, quantized, divergence = yield from self.score(ends, tokens, state, windows.protocol)
+        yield self.event("score", 1.0, f"perplexity {quantized.value:.4g}, float {reference.value:.4g}")
+        return Result(
+            recipe=self.recipe.to_dict(), reference=reference, quantized=quantized, divergence=divergence,
+            errors=tuple(state.errors), weight_errors=tuple(state.weight_errors), proofs=tuple(proofs), seconds=self.seconds,
+            peak_memory_mb=peak_memory_mb(prepared.device), environment=environment(describe(prepared.device)), notes=prepared.loaded.notes,
+        )
+
+    def prove(self, prepared: Prepared, plan: RotationPlan, tokens: Tensor) -> Generator[Event, None, list[StepProof]]:
+        """Before anything is quantized: the rewrite keeps the logits."""
+        if not plan.slots:
+            return []
+        yield self.event("prove", 0.05, "proving that the rotated model keeps its logits")
+        with self.timed("prove"):
+            dtype = torch.float64 if self.recipe.dtype == "float64" else torch.float32
+            proofs = prove(prepared.source, plan, probe_tokens(tokens), dtype)
+        require(proofs)
+        yield self.event("prove", _WALK_FROM, f"logits stay within {max(p.error for p in proofs):.1e}")
+        return proofs
+
+    def walk(self, prepared: Prepared, plan: RotationPlan, steps: list[Step], ends: tuple[Ends, Ends],
+             tokens: Tensor) -> Generator[Event, None, WalkState]:
+        """Both streams through every block."""
+        source = prepared.source
+        state = load_state(self.checkpoint, self.recipe.fingerprint) if self.checkpoint else None
+        entries = [end.entry(tokens[:_batch(tokens)]) for end in ends]
+        if state is None:
+            state = WalkState(0, *(_embed(end, tokens) for end in ends))
+        else:
+            self.seconds.update({k: v + self.seconds.get(k, 0.0) for k, v in state.seconds.items()})
+            yield self.event("walk", self.walk_fraction(state.block, len(source)), f"going on at block {state.block}", state.block, len(source))
+        state.reference, state.quantized = state.reference.to(prepared.device), state.quantized.to(prepared.device)
+        while state.block < len(source):
+            with self.timed("walk"):
+                metrics = _walk_block(self, prepared, plan, steps, entries, state)
+            state.block += 1
+            if self.checkpoint:
+                with self.timed("checkpoint"):
+                    state.seconds = dict(self.seconds)
+                    save_state(self.checkpoint, self.recipe.fingerprint, state)
+            yield self.event("walk", self.walk_fraction(state.block, len(source)), f"block {state.block} of {len(source)}", state.block - 1,
+                             len(source), metrics)
+        return state
+
+    def score(self, ends: tuple[Ends, Ends], tokens: Tensor, state: WalkState,
+              protocol: str) -> Generator[Event, None, tuple[Perplexity, Perplexity, Divergence]]:
+        """Perplexities and divergence of the two streams."""
+        likelihoods: tuple[list[float], list[float]] = ([], [])
+        kl = same = 0.0
+        for window in range(len(tokens)):
+            self.stop_if_cancelled()
+            with self.timed("score"):
+                sums = _score_window(ends, tokens[window], state.reference[window], state.quantized[window])
+            scored = tokens.shape[1] - 1
+            for stream in (0, 1):
+                likelihoods[stream].append(sums[stream] / scored)
+            kl, same = kl + sums[2], same + sums[3]
+            done = (window + 1) / len(tokens)
+            yield self.event("score", _SCORE_FROM + (1 - _SCORE_FROM) * done, f"scored window {window + 1} of {len(tokens)}")
+        count = scored * len(tokens)
+        return (perplexity(likelihoods[0], scored, protocol), perplexity(likelihoods[1], scored, protocol),
+                Divergence(kl / count, same / count, count))
+
+    def event(self, stage: str, fraction: float, message: str, block: int | None = None, blocks: int | None = None,
+              metrics: dict[str, float] | None = None) -> Event:
+        return Event(stage, block, blocks, fraction, message, metrics or {}, time.perf_counter() - self.began)
+
+    def stop_if_cancelled(self) -> None:
+        if self.cancelled():
+            raise Cancelled("the run was cancelled; blocks that were finished are kept")
+
+    @staticmethod
+    def walk_fraction(done: int, blocks: int) -> float:
+        return _WALK_FROM + (_SCORE_FROM - _WALK_FROM) * done / blocks
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, steps: list[Step], entries: list[Entry], state: WalkState) -> dict[str, float]:
+    """One block: rewrite and quantize a copy, push both streams through, measure on the first batch."""
+    index, size = state.block, _batch(state.reference)
+    original = prepared.source.original(index)
+    first = state.reference[:size].clone()
+    meter = SiteMeter(massive_mask(first.flatten(0, 1)))
+    rewritten = rewrite_block(prepared.source.owned(index), steps)
+    state.weight_errors += quantize_weights(rewritten, prepared.recipe)
+    quantize_activations(rewritten, prepared.recipe.activations.spec(), meter)
+    quantize_cache(rewritten, prepared.recipe.kv.spec(), meter)
+    turned = _turn(first, plan, prepared)
+    for start in range(0, len(state.reference), size):
+        job.stop_if_cancelled()
+        batch = slice(start, start + size)
+        for stream, block, entry in ((state.reference, original, entries[0]), (state.quantized, rewritten, entries[1])):
+            stream[batch] = forward(block.block, stream[batch], _fit(entry.arguments[index], len(stream[batch])))
+        meter.on = False
+    isolated_out = forward(rewritten.block, turned, entries[1].arguments[index])
+    reference = _centered(state.reference[:size], plan, prepared).flatten(0, 1)
+    isolated = relative_mse(reference, _straighten(isolated_out, plan).flatten(0, 1))
+    residual = residual_error(index, reference, _straighten(state.quantized[:size], plan).flatten(0, 1), isolated)
+    state.errors += [*meter.errors(index), residual]
+    return {"accumulated": residual.relative_mse, "isolated": isolated}
+
+
+def quantize_weights(view: BlockView, recipe: Recipe) -> list[dict[str, Any]]:
+    """Quantize a block's linears in place (the block belongs to the caller); their relative errors."""
+    spec = recipe.weights.spec()
+    if not spec.quantizes:
+        return []
+    found = []
+    for module, roles in view.quantized_modules().items():
+        weight = module.weight.data
+        quantized = recipe.weight_settings.quantize(weight, spec)
+        found.append({"block": view.index, "role": "+".join(roles), "relative_mse": relative_mse(weight, quantized.weight),
+                      "elements": weight.numel()})
+        module.weight = nn.Parameter(quantized.weight, requires_grad=False)
+    return found
+
+
+def _embed(ends: Ends, tokens: Tensor) -> Tensor:
+    """Hidden states [N, L, D] before the first block."""
+    size = _batch(tokens)
+    return torch.cat([ends.entry(tokens[i:i + size]).hidden for i in range(0, len(tokens), size)])
+
+
+def _score_window(ends: tuple[Ends, Ends], tokens: Tensor, reference: Tensor, quantized: Tensor) -> tuple[float, float, float, float]:
+    """Summed negative log-likelihood of both streams, summed KL, and agreeing top tokens of one window."""
+    sums = torch.zeros(4, dtype=torch.float64)
+    last = len(tokens) - 1
+    for start in range(0, last, SCORE_TOKENS):
+        part = slice(start, min(start + SCORE_TOKENS, last))
+        logits = [end.finish(stream[None, part])[0] for end, stream in zip(ends, (reference, quantized))]
+        targets = tokens[1:][part]
+        nll = [float(negative_log_likelihood(x, targets).sum()) for x in logits]
+        sums += torch.tensor([*nll, *divergence_sums(*logits)], dtype=torch.float64)
+    return tuple(sums.tolist())
+
+
+def _turn(hidden: Tensor, plan: RotationPlan, prepared: Prepared) -> Tensor:
+    """The float stream as the rewritten block expects it."""
+    centered = _centered(hidden, plan, prepared)
+    return plan.r1.apply(centered) if plan.r1 is not None else centered
+
+
+def _straighten(hidden: Tensor, plan: RotationPlan) -> Tensor:
+    return plan.r1.apply_inverse(hidden) if plan.r1 is not None else hidden
+
+
+def _centered(hidden: Tensor, plan: RotationPlan, prepared: Prepared) -> Tensor:
+    """Where the rewrite centred a LayerNorm model's stream, the float stream's mean means nothing: it is taken out before comparing."""
+    if plan.r1 is not None and prepared.source.family.norm is NormKind.LAYER:
+        return hidden - hidden.mean(-1, keepdim=True)
+    return hidden
+
+
+def _batch(tokens: Tensor) -> int:
+    return min(len(tokens), max(1, BATCH_TOKENS // tokens.shape[1]))
+
+
+def _fit(arguments: BlockArguments, count: int) -> BlockArguments:
+    """The block's arguments for a last batch of fewer windows: whatever has one row a window is cut."""
+    def cut(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim and value.shape[0] > count and value.shape[0] > 1:
+            return value[:count]
+        return tuple(cut(v) for v in value) if isinstance(value, tuple) else value
+
+    return {name: cut(value) for name, value in arguments.items()}

@@ -1,0 +1,69 @@
+"""Who has which colour. A method keeps its colour, dash and symbol in every figure, so that no legend has to be learnt twice.
+
+The hues are Okabe and Ito's for colour-blind readers, a few darkened so that each stands out from a white and from a dark page at
+3:1 or more (tests/plots checks this). Colour never speaks alone: lines have dashes and symbols as well.
+Vermilion with a diamond belongs to massive tokens.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+GREY, BLUE, ORANGE, GREEN = "#868686", "#0072B2", "#C47F00", "#009E73"
+PURPLE, SKY, OLIVE, VIOLET, BROWN, VERMILION = "#C4689A", "#3A95D0", "#8C8000", "#7A6FD0", "#A0694B", "#D55E00"
+
+SEQUENTIAL = "Cividis"
+LINES = [[0.0, "#4C8FC4"], [0.25, "#8C8000"], [0.6, "#C47F00"], [1.0, "#D55E00"]]  # thin lines: every step stands out from both pages
+DIVERGING = [[0.0, "#0072B2"], [0.25, "#6FB1DB"], [0.5, "#E8E8E8"], [0.75, "#E9A06B"], [1.0, "#B84E00"]]
+
+MASSIVE = {"symbol": "diamond", "color": VERMILION, "size": 10, "line": {"color": "#FFFFFF", "width": 1.2}}
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a series looks: by colour, by dash and by symbol."""
+
+    color: str
+    dash: str
+    symbol: str
+
+    def faded(self, opacity: float) -> str:
+        """The colour, let through."""
+        r, g, b = (int(self.color[i : i + 2], 16) for i in (1, 3, 5))
+        return f"rgba({r},{g},{b},{opacity})"
+
+
+NAMED = {
+    "none": Style(GREY, "solid", "circle"), "float": Style(GREY, "solid", "circle"),
+    "orthogonal": Style(ORANGE, "dash", "square"), "hadamard": Style(BLUE, "solid", "star"),
+    "dartquant": Style(GREEN, "dashdot", "triangle-up"), "dfrot": Style(PURPLE, "longdash", "cross"),
+    "spinquant": Style(SKY, "dot", "x"),
+    "rtn": Style(OLIVE, "solid", "circle"), "gptq": Style(VIOLET, "dash", "square"),
+    "omniquant": Style(BROWN, "dashdot", "triangle-up"), "rounding": Style(GREEN, "longdash", "cross"),
+    "attn_in": Style(BLUE, "solid", "circle"), "o_in": Style(ORANGE, "dash", "square"),
+    "mlp_in": Style(GREEN, "dashdot", "triangle-up"), "down_in": Style(PURPLE, "longdash", "cross"),
+    "key": Style(SKY, "dot", "x"), "value": Style(OLIVE, "longdashdot", "triangle-down"), "resid": Style(GREY, "solid", "circle"),
+}
+
+SPARE = (
+    Style(BLUE, "solid", "circle"), Style(ORANGE, "dash", "square"), Style(GREEN, "dashdot", "triangle-up"),
+    Style(PURPLE, "longdash", "cross"), Style(SKY, "dot", "x"), Style(OLIVE, "longdashdot", "triangle-down"),
+    Style(VIOLET, "dash", "hexagon"), Style(BROWN, "dot", "star"), Style(GREY, "dashdot", "pentagon"),
+)
+
+
+def styles_for(names: Iterable[str]) -> dict[str, Style]:
+    """A style for each name: its own when the name is known, else one that nobody else in the figure has (while they last)."""
+    ordered = list(dict.fromkeys(str(n) for n in names))
+    styles = {n: NAMED[n.lower()] for n in ordered if n.lower() in NAMED}
+    for name in ordered:
+        if name in styles:
+            continue
+        free = [s for s in SPARE if s.color not in {t.color for t in styles.values()}]
+        free = free or [s for s in SPARE if s not in styles.values()]
+        styles[name] = free[0] if free else SPARE[len(styles) % len(SPARE)]
+    return styles
+
+
+def style_of(name: str) -> Style:
+    """The style of one method; an unknown name looks like the first spare one."""
+    return styles_for([name])[str(name)]

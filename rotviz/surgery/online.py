@@ -1,0 +1,77 @@
+"""Rounding while the model runs: activations before their linears, keys and values in the cache.
+
+A linear's input is rounded for every token on its own (dynamic scales). Linears that read the same tensor (q, k, v; gate, up) share one rounding:
+the quantizer remembers the last tensor it was handed. R4 turns the input first, because its hook is registered first; R3 likewise for keys.
+
+A meter, where one is given, sees each tensor before and after rounding.
+"""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from rotviz.models.attention import add_edit
+from rotviz.models.family import BlockView
+from rotviz.numerics.grids import fake_quantize
+from rotviz.types import SITE_OF_ROLE, Granularity, QuantSpec, Site
+
+Meter = Callable[[Site, Tensor, Tensor], None]
+"""Called with the site, the tensor [..., D] before rounding and after it."""
+
+
+class InputQuantizer:
+    """Rounds the input of the linears of one site; a forward pre-hook.
+
+    Args:
+        site: the name to report under.
+        spec: how to round.
+        meter: sees what was rounded, or None.
+    """
+
+    def __init__(self, site: Site, spec: QuantSpec, meter: Meter | None) -> None:
+        self.site, self.spec, self.meter = site, spec, meter
+        self._seen: weakref.ref[Tensor] | None = None
+        self._rounded: Tensor | None = None
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        x = inputs[0]
+        if self._seen is None or self._seen() is not x:
+            self._seen, self._rounded = weakref.ref(x), fake_quantize(x, self.spec)
+            if self.meter:
+                self.meter(self.site, x, self._rounded)
+        return (self._rounded,)
+
+
+def quantize_activations(view: BlockView, spec: QuantSpec, meter: Meter | None = None) -> None:
+    """Round the inputs of a block's quantized linears from now on. The block must belong to the caller."""
+    if not spec.quantizes:
+        return
+    quantizers: dict[Site, InputQuantizer] = {}
+    for module, roles in view.quantized_modules().items():
+        site = SITE_OF_ROLE[roles[0]]
+        quantizer = quantizers.setdefault(site, InputQuantizer(site, spec, meter))
+        module.register_forward_pre_hook(quantizer)
+
+
+def quantize_cache(view: BlockView, spec: QuantSpec, meter: Meter | None = None) -> None:
+    """Round keys (after RoPE and R3) and values of a block from now on, each head of each token on its own."""
+    if not spec.quantizes:
+        return
+    spec = replace(spec, granularity=Granularity.HEAD)
+    spec.group_for(view.heads.width)
+
+    def edit(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rounded = fake_quantize(key, spec), fake_quantize(value, spec)
+        if meter:
+            meter(Site.KEY, by_token(key), by_token(rounded[0]))
+            meter(Site.VALUE, by_token(value), by_token(rounded[1]))
+        return query, *rounded
+
+    add_edit(view.attention, edit)
+
+
+def by_token(heads: Tensor) -> Tensor:
+    """[B, H, T, K] -> [B, T, H K]: the heads of a token side by side."""
+    return heads.transpose(1, 2).flatten(2)

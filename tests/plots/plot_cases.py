@@ -1,0 +1,176 @@
+"""One realistic call of every figure function, at any size: a massive token at index 0, channel 507 of 576, value 23,700, median 1.7."""
+
+import numpy as np
+
+from rotviz.plots.channel_ribbons import channel_percentiles, draw_channel_ribbons
+from rotviz.plots.compare_errors import draw_compare_errors
+from rotviz.plots.divergence_bars import draw_divergence_bars
+from rotviz.plots.error_by_block import draw_error_by_block
+from rotviz.plots.error_by_channel import draw_error_by_channel
+from rotviz.plots.error_scatter import draw_error_scatter
+from rotviz.plots.histogram import draw_histogram
+from rotviz.plots.kurtosis_by_block import draw_kurtosis_by_block
+from rotviz.plots.magnitude_by_block import draw_magnitude_by_block
+from rotviz.plots.massive_map import draw_massive_map
+from rotviz.plots.pareto import draw_pareto
+from rotviz.plots.perplexity_bars import draw_perplexity_bars
+from rotviz.plots.progress_by_block import draw_progress_by_block
+from rotviz.plots.qq import draw_qq
+from rotviz.plots.seed_spread import draw_seed_spread
+from rotviz.plots.spikes import draw_spikes
+from rotviz.plots.token_channel_map import draw_token_channel_map
+from rotviz.plots.token_channels import draw_token_channels
+from rotviz.plots.token_strip import draw_token_strip
+
+SPIKE, MEDIAN = 23_700.0, 1.7
+METHODS = ("none", "orthogonal", "hadamard", "dartquant", "dfrot", "spinquant")
+SITES = ("attn_in", "o_in", "mlp_in", "down_in", "key", "value")
+_WORDS = ("Summer", " is", " warm", ".", " Winter", " is", " cold", ".", "\n", " The", " compiler",
+          " 冬天", "<script>", " $x$", "\t", " naïve")
+
+
+def texts(total: int) -> list[str]:
+    """Token texts with white space, markup, TeX and other scripts among them."""
+    return [_WORDS[i % len(_WORDS)] for i in range(total)]
+
+
+def hidden(tokens: int = 96, width: int = 576, seed: int = 0) -> np.ndarray:
+    """A residual stream [T, D] with one massive token, two massive channels and a few outlier channels."""
+    generator = np.random.default_rng(seed)
+    values = generator.standard_normal((tokens, width), dtype=np.float32) * np.float32(MEDIAN / 0.6745)
+    values[:, [width // 9, width // 3]] *= 18
+    values[0, min(507, width - 1)] = SPIKE
+    values[0, width // 5] = -4100
+    values[min(8, tokens - 1), min(507, width - 1)] = SPIKE * 0.6
+    return values
+
+
+def by_block(blocks: int, seed: int, scale: float = 1.0) -> np.ndarray:
+    """An error that grows with depth and jumps once."""
+    generator = np.random.default_rng(seed)
+    steps = np.exp(generator.normal(0.05, 0.15, blocks).cumsum())
+    steps[blocks // 3 :] *= 3
+    return 0.004 * scale * steps
+
+
+def token_channel_map(n: int = 96, d: int = 576):
+    return draw_token_channel_map(hidden(n, d), texts(n))
+
+
+def spikes(n: int = 96, d: int = 576):
+    return draw_spikes(hidden(n, d), texts(n))
+
+
+def channel_ribbons(n: int = 96, d: int = 576):
+    return draw_channel_ribbons(channel_percentiles(hidden(min(n, 256), d)), symmetric_log=True)
+
+
+def histogram(n: int = 96, d: int = 576):
+    values = hidden(min(n, 256), d)
+    counts, edges = np.histogram(np.clip(values, -60, 60), bins=200 if n < 1000 else 4000)
+    return draw_histogram(counts, edges, normal=(0.0, float(np.percentile(np.abs(values), 68))), levels=np.linspace(-60, 60, 16))
+
+
+def qq(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(0)
+    normal = np.sort(generator.standard_normal(n * 40))
+    return draw_qq(normal, {"none": np.sort(generator.standard_t(2.5, n * 40)), "hadamard": np.sort(generator.standard_normal(n * 40))})
+
+
+def magnitude_by_block(n: int = 96, d: int = 576):
+    blocks = 30 if n < 1000 else 126
+    top = np.full((blocks, 3), [9.0, 8.0, 7.5]) * np.linspace(1, 4, blocks)[:, None]
+    top[blocks // 3 : -2] = [SPIKE, 4100, 900]
+    return draw_magnitude_by_block(top, np.linspace(0.3, 2.5, blocks), where=[f"token 0 Summer, channel {507}"] * blocks)
+
+
+def kurtosis_by_block(n: int = 96, d: int = 576):
+    blocks = 30 if n < 1000 else 126
+    generator = np.random.default_rng(1)
+    before = {s: 10 ** generator.uniform(0.2, 3 + i / 2, blocks) for i, s in enumerate(SITES[:4])}
+    after = {s: generator.uniform(-0.6, 0.8, blocks) for s in SITES[:4]}
+    return draw_kurtosis_by_block({"none": before, "hadamard": after})
+
+
+def massive_map(n: int = 96, d: int = 576):
+    blocks = 30 if n < 1000 else 126
+    generator = np.random.default_rng(2)
+    peaks = np.exp(generator.normal(2, 0.4, (blocks, n))) * np.linspace(0.5, 3, blocks)[:, None]
+    peaks[blocks // 3 : -2, 0] = SPIKE
+    peaks[blocks // 3 : -2, 8] = SPIKE / 2
+    massive = peaks > 5000
+    return draw_massive_map(peaks, texts(n), massive=massive, channels=np.full(peaks.shape, 507))
+
+
+def token_channels(n: int = 96, d: int = 576):
+    return draw_token_channels(hidden(16, d)[0], "Summer", 0)
+
+
+def error_scatter(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(3)
+    total = 4 * n
+    base = np.exp(generator.normal(-4.5, 0.3, total))
+    a, b = base * np.exp(generator.normal(0, 0.08, total)), base * np.exp(generator.normal(0, 0.08, total))
+    a[[0, 8]], b[[0, 8]] = [0.021, 0.024], [0.0041, 0.0052]
+    return draw_error_scatter(a, b, texts(total), name_a="orthogonal", name_b="hadamard", massive={0, 8})
+
+
+def error_by_block(n: int = 96, d: int = 576):
+    blocks = 30 if n < 1000 else 126
+    errors = {m: by_block(blocks, i, 6.0 / (i + 1)) for i, m in enumerate(METHODS)}
+    alone = {m: errors[m] * 0.2 for m in METHODS[:3]}
+    return draw_error_by_block(errors, isolated=alone)
+
+
+def error_by_channel(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(4)
+    return draw_error_by_channel({m: np.exp(generator.normal(-3 - i, 1.2 / (i + 1), d)) for i, m in enumerate(METHODS[:4])}, sort=True)
+
+
+def perplexity_bars(n: int = 96, d: int = 576):
+    names = [f"{m} + gptq W4A4" for m in METHODS]
+    return draw_perplexity_bars(names, np.array([812.0, 7.96, 6.27, 6.2, 6.21, 6.24]), np.array([31, 0.09, 0.05, 0.05, 0.05, 0.05]),
+                                reference=5.47, reference_stderr=0.04, methods=METHODS)
+
+
+def divergence_bars(n: int = 96, d: int = 576):
+    return draw_divergence_bars(METHODS, np.array([1.9, 0.41, 0.21, 0.19, 0.18, 0.2]), np.array([0.41, 0.71, 0.81, 0.82, 0.83, 0.82]),
+                                stderrs=np.full(6, 0.02))
+
+
+def pareto(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(5)
+    runs = min(n, 60)
+    bits = generator.choice([2.3, 3, 3.25, 4, 4.25, 5, 6, 8], runs)
+    values = 5.5 + 20 * np.exp(-bits) * generator.uniform(0.7, 2.5, runs)
+    return draw_pareto([f"{METHODS[i % 6]} {bits[i]:g} bit" for i in range(runs)], bits, values,
+                       stderrs=np.full(runs, 0.05), methods=[METHODS[i % 6] for i in range(runs)], reference=5.47)
+
+
+def progress_by_block(n: int = 96, d: int = 576):
+    return draw_progress_by_block({s: by_block(12, i) for i, s in enumerate(SITES[:4])}, 30)
+
+
+def seed_spread(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(6)
+    found = {m: 8 - i / 2 + generator.standard_normal(12 if i != 3 else 4) * (1.0 / (i + 1)) for i, m in enumerate(METHODS)}
+    return draw_seed_spread(found, reference=5.47)
+
+
+def compare_errors(n: int = 96, d: int = 576):
+    blocks = 30 if n < 1000 else 126
+    generator = np.random.default_rng(7)
+    a = np.exp(generator.normal(-4, 0.4, (blocks, 6)))
+    b = a * np.exp(generator.normal(-0.3, 0.3, (blocks, 6)))
+    b[5, 3] *= 6
+    return draw_compare_errors(a, b, SITES, name_a="hadamard", name_b="dfrot")
+
+
+def token_strip(n: int = 96, d: int = 576):
+    return draw_token_strip(texts(n), np.abs(hidden(n, min(d, 576))).max(axis=1), massive={0, 8}, what="largest |activation|")
+
+
+DRAWINGS = {f.__name__: f for f in (
+    token_channel_map, spikes, channel_ribbons, histogram, qq, magnitude_by_block, kurtosis_by_block, massive_map, token_channels,
+    error_scatter, error_by_block, error_by_channel, perplexity_bars, divergence_bars, pareto, progress_by_block, seed_spread,
+    compare_errors)}

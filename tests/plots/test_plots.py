@@ -1,0 +1,323 @@
+"""What is true of every figure: small, described, safe, never broken by bad numbers; and that pooling keeps the spike."""
+
+import base64
+import importlib
+import json
+import pkgutil
+import re
+
+import numpy as np
+import plot_cases as cases
+import pytest
+
+import rotviz.plots
+from rotviz.errors import BadInput
+from rotviz.plots import export, palette
+from rotviz.plots.channel_ribbons import channel_percentiles, draw_channel_ribbons
+from rotviz.plots.compare_errors import draw_compare_errors
+from rotviz.plots.divergence_bars import draw_divergence_bars
+from rotviz.plots.drawing import Drawing, nothing
+from rotviz.plots.error_by_block import SQNR_DB, draw_error_by_block
+from rotviz.plots.error_by_channel import draw_error_by_channel
+from rotviz.plots.error_scatter import draw_error_scatter
+from rotviz.plots.frame import decades, shared_range, symlog, symlog_axis, symlog_back, tick_words
+from rotviz.plots.histogram import draw_histogram
+from rotviz.plots.kurtosis_by_block import draw_kurtosis_by_block
+from rotviz.plots.magnitude_by_block import draw_magnitude_by_block
+from rotviz.plots.massive_map import draw_massive_map
+from rotviz.plots.pareto import draw_pareto, frontier
+from rotviz.plots.perplexity_bars import draw_perplexity_bars
+from rotviz.plots.pool import max_pool, thinned
+from rotviz.plots.progress_by_block import draw_progress_by_block
+from rotviz.plots.qq import draw_qq
+from rotviz.plots.seed_spread import draw_seed_spread
+from rotviz.plots.spikes import chosen_tokens, draw_spikes
+from rotviz.plots.token_channel_map import draw_token_channel_map
+from rotviz.plots.token_channels import draw_token_channels
+from rotviz.plots.token_strip import draw_token_strip
+from rotviz.plots.words import escape, number, visible
+
+LIMIT = 2_000_000
+NAN, INF = float("nan"), float("inf")
+
+
+def arrays_in(node):
+    """Every numpy array of a figure's JSON, decoded."""
+    if isinstance(node, dict):
+        if "bdata" in node:
+            yield np.frombuffer(base64.b64decode(node["bdata"]), dtype=node["dtype"])
+        else:
+            for value in node.values():
+                yield from arrays_in(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from arrays_in(value)
+
+
+def check(drawing: Drawing) -> None:
+    assert drawing.to_json_size() < LIMIT
+    assert re.search(r"\d", drawing.alt) and drawing.alt.endswith(".")
+    assert len(drawing.alt) < 900
+    assert len(drawing.table) > 0
+    assert re.fullmatch(r"[a-z0-9-]+", drawing.name)
+    assert drawing.figure.layout.paper_bgcolor == "rgba(0,0,0,0)" and drawing.figure.layout.font.color is None
+    sizes = [int(s) for s in re.findall(r'"size":(\d+)(?=[,}])', json.dumps(drawing.figure.layout.to_plotly_json(), separators=(",", ":"), default=str))]
+    assert all(s >= 12 for s in sizes)
+
+
+@pytest.mark.parametrize("name", list(cases.DRAWINGS))
+def test_small_and_described(name):
+    check(cases.DRAWINGS[name]())
+
+
+@pytest.mark.parametrize("name", list(cases.DRAWINGS))
+def test_large_stays_under_two_megabytes(name):
+    check(cases.DRAWINGS[name](2048, 8192))
+
+
+def test_every_figure_is_covered():
+    found = set()
+    for info in pkgutil.iter_modules(rotviz.plots.__path__):
+        module = importlib.import_module(f"rotviz.plots.{info.name}")
+        own = [n for n in vars(module) if n.startswith("draw_") and vars(module)[n].__module__ == module.__name__]
+        if own:
+            assert f"draw_{info.name}" in own, f"{info.name}.py draws, but has no draw_{info.name}"
+            assert len(module.__doc__) > 200 and "Source" in module.__doc__, f"{info.name}.py has no teaching docstring"
+            found.add(info.name)
+    assert found == {*cases.DRAWINGS, "token_strip"}
+
+
+T, D, L = 6, 10, 4
+TOKENS = ["<script>alert(1)</script>", " a", "\n", "", "$x$", "%{y} ↵ <b>"]
+BAD = {
+    "nan": lambda *shape: np.full(shape, NAN), "inf": lambda *shape: np.full(shape, -INF), "zero": lambda *shape: np.zeros(shape),
+    "empty": lambda *shape: np.zeros((0, *shape[1:]) if len(shape) > 1 else 0), "huge": lambda *shape: np.full(shape, 1e300),
+    "one nan": lambda *shape: np.where(np.arange(np.prod(shape)).reshape(shape) == 1, NAN, 2.0),
+    "one inf": lambda *shape: np.where(np.arange(np.prod(shape)).reshape(shape) == 0, INF, 3.0),
+    "negative": lambda *shape: -np.ones(shape), "tiny": lambda *shape: np.full(shape, 1e-300),
+}
+
+
+def few(n: int) -> list[str]:
+    return [TOKENS[i % len(TOKENS)] for i in range(n)]
+
+
+AWKWARD = {
+    "token_channel_map": lambda make: draw_token_channel_map(a := make(T, D), few(len(a))),
+    "token_channel_map linear": lambda make: draw_token_channel_map(a := make(T, D), few(len(a)), log=False),
+    "spikes": lambda make: draw_spikes(a := make(T, D), few(len(a))),
+    "channel_ribbons": lambda make: draw_channel_ribbons(channel_percentiles(make(T, D)), symmetric_log=True),
+    "channel_ribbons sorted": lambda make: draw_channel_ribbons(np.sort(make(7, D), 0) if len(make(7, D)) else np.zeros((7, 0)), sort=True),
+    "histogram": lambda make: draw_histogram(np.abs(c := make(D)), np.arange(len(c) + 1.0)),
+    "histogram normal": lambda make: draw_histogram({"a": np.abs(c := make(D))}, np.arange(len(c) + 1.0), normal=(0, 1), levels=c, log=False),
+    "qq": lambda make: draw_qq(np.arange(len(v := make(D))) - 4.5, {"none": v, "<b>mine": v}),
+    "magnitude_by_block": lambda make: draw_magnitude_by_block(a := make(L, 3), np.ones(len(a))),
+    "magnitude_by_block median": lambda make: draw_magnitude_by_block(np.ones((len(m := make(L)), 2)), m),
+    "kurtosis_by_block": lambda make: draw_kurtosis_by_block({"key": make(L), "attn_in": np.ones(L)}),
+    "kurtosis_by_block methods": lambda make: draw_kurtosis_by_block({"none": {"key": make(L)}, "dfrot": {"key": make(L)}}),
+    "massive_map": lambda make: draw_massive_map(a := make(L, T), few(T), massive=a > 1),
+    "token_channels": lambda make: draw_token_channels(make(D), "<script>", 0),
+    "token_channels log": lambda make: draw_token_channels(make(D), "\n", 3, log=True),
+    "error_scatter": lambda make: draw_error_scatter(e := make(T), e * 2, few(len(e)), name_a="<i>A", massive={0}),
+    "error_scatter half": lambda make: draw_error_scatter(e := make(T), np.ones(len(e)), few(len(e)), massive={1, 99}),
+    "error_by_block": lambda make: draw_error_by_block({"none": make(L), "mine": make(L)}, isolated={"none": make(L)}),
+    "error_by_block dB": lambda make: draw_error_by_block({"none": make(L)}, unit=SQNR_DB),
+    "error_by_channel": lambda make: draw_error_by_channel({"none": make(D), "rtn": np.ones(D)}, sort=True),
+    "error_by_channel linear": lambda make: draw_error_by_channel({"none": make(D)}, log=False),
+    "perplexity_bars": lambda make: draw_perplexity_bars(few(len(v := make(L))), v, v, reference=5.0, reference_stderr=NAN),
+    "perplexity_bars bare": lambda make: draw_perplexity_bars(few(len(v := make(L))), v, log=True),
+    "divergence_bars": lambda make: draw_divergence_bars(few(len(v := make(L))), v, v, stderrs=v),
+    "divergence_bars log": lambda make: draw_divergence_bars(few(len(v := make(L))), v, log=True),
+    "pareto": lambda make: draw_pareto(few(len(v := make(L))), v, v, stderrs=v, reference=5.0),
+    "pareto log": lambda make: draw_pareto(few(len(v := make(L))), np.abs(v), v, log_x=True, methods=["none"] * len(v)),
+    "progress_by_block": lambda make: draw_progress_by_block({"key": make(L)}, 8),
+    "progress_by_block nothing yet": lambda make: draw_progress_by_block({}, 8),
+    "seed_spread": lambda make: draw_seed_spread({"none": make(D), "dfrot": make(1)}, reference=5.0),
+    "compare_errors": lambda make: draw_compare_errors(a := make(L, 2), np.ones_like(a), ["key", "<b>"]),
+    "compare_errors same": lambda make: draw_compare_errors(a := make(L, 2), a, ["key", "value"]),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", list(BAD))
+@pytest.mark.parametrize("name", list(AWKWARD))
+def test_bad_numbers_do_not_break_a_figure(name, kind):
+    try:
+        drawing = AWKWARD[name](BAD[kind])
+    except BadInput as refusal:
+        pytest.fail(f"refused: {refusal}")
+    check(drawing)
+    text = drawing.figure.to_json()
+    assert "<script>" not in text and "\\u003cscript" not in text and "<b>mine" not in text and "<i>A" not in text
+    assert "Infinity" not in text
+
+
+def test_awkward_cases_cover_every_figure():
+    assert {name.split()[0] for name in AWKWARD} == set(cases.DRAWINGS)
+
+
+def test_what_is_missing_is_said():
+    values = cases.hidden(8, 16)
+    values[2, 3] = NAN
+    figure = draw_token_channel_map(values, few(8)).figure
+    assert "1 value is not finite" in figure.layout.xaxis.title.text
+    assert "Nothing to show" in nothing("x", "0 blocks").figure.layout.annotations[0].text
+
+
+@pytest.mark.parametrize("draw", [draw_token_channel_map, draw_spikes])
+def test_the_spike_survives_pooling(draw):
+    values = np.random.default_rng(0).standard_normal((2048, 8192), dtype=np.float32)
+    values[1234, 5077] = -cases.SPIKE
+    before = values.copy()
+    drawing = draw(values, cases.texts(2048))
+    assert np.array_equal(values, before)
+    assert max(a.max() for a in arrays_in(json.loads(drawing.figure.to_json())["data"]) if a.dtype == np.float32) == cases.SPIKE
+    assert "23,700" in drawing.alt and "5077" in drawing.alt and "1234" in drawing.alt
+    assert drawing.table.iloc[0]["channel"] == 5077
+
+
+def test_max_pool_by_hand():
+    pooled, rows, columns = max_pool(np.array([[1, 5, 2], [3, 0, 9], [4, 4, NAN]]), rows=2, columns=2)
+    assert pooled.tolist() == [[5, 9], [4, pytest.approx(NAN, nan_ok=True)]]
+    assert (rows.label(0), rows.label(1), columns.label(1)) == ("0–1", "2", "2")
+
+
+def test_thinning_keeps_ends_and_extremes():
+    values = np.sin(np.arange(50_000) / 900.0)
+    values[31_337], values[77] = 40, -40
+    keep = thinned(values, 2000)
+    assert len(keep) <= 2000 and {0, 77, 31_337, 49_999} <= set(keep.tolist()) and (np.diff(keep) > 0).all()
+
+
+def test_inputs_are_left_alone():
+    values, edges = np.array([1.0, NAN, -3.0, INF]), np.arange(5.0)
+    copy = values.copy()
+    draw_token_channels(values, "a", 0)
+    draw_error_by_channel({"none": values}, sort=True)
+    draw_seed_spread({"none": values})
+    draw_histogram(np.abs(values), edges)
+    draw_error_scatter(values, values, few(4))
+    np.testing.assert_array_equal(values, copy)
+
+
+def test_tokens_are_shown_safely():
+    text = draw_massive_map(np.ones((2, 3)), ["<script>", "\n a", "$x$ %{x}"], massive=np.ones((2, 3))).figure.to_json()
+    assert "<script>" not in text and "$x$" not in text and "↵·a" in text
+    assert [visible(t) for t in (" a\t", "", "\x07", "冬")] == ["·a⇥", "∅", "\\x07", "冬"]
+    assert escape("a<b>&$%{x}") == "a&lt;b&gt;&amp;&#36;%&#123;x}"
+
+
+def test_wrong_shapes_are_refused_in_words():
+    with pytest.raises(BadInput, match="3 token texts for 6 tokens"):
+        draw_spikes(np.ones((6, 4)), few(3))
+    with pytest.raises(BadInput, match="2 dimensions"):
+        draw_token_channel_map(np.ones(4), few(4))
+    with pytest.raises(BadInput, match="as many"):
+        draw_error_scatter(np.ones(3), np.ones(4), few(3))
+    with pytest.raises(BadInput, match="rising order"):
+        draw_histogram(np.ones(2), np.array([0.0, 2.0, 1.0]))
+    with pytest.raises(BadInput, match="5 errors for a model of 4 blocks"):
+        draw_progress_by_block({"key": np.ones(5)}, 4)
+    with pytest.raises(BadInput, match="7"):
+        draw_channel_ribbons(np.ones((5, 3)))
+
+
+def test_shared_ranges():
+    assert shared_range([1, 3], [NAN, 2], [INF]) == (0.9, 3.1)
+    low, high = shared_range([1, 1000], [-5, 0], log=True)
+    assert 0 < low < 1 and high > 1000
+    assert shared_range([], [NAN]) == (0.0, 1.0) and shared_range([0], log=True) == (0.1, 1.0)
+    low, high = shared_range([-1.2, 1e6], symmetric_log=True)
+    assert -3 < low < -1.2 and 1e6 < high < 1e7
+    two = [draw_token_channels(np.array(v), "a", 0, y_range=(0, 50)).figure.layout.yaxis.range for v in ([1.0, 2.0], [3.0, 40.0])]
+    assert two[0] == two[1] == (0, 50)
+    maps = [draw_token_channel_map(np.full((2, 2), v), few(2), color_max=100).figure.data[0].zmax for v in (1.0, 50.0)]
+    assert maps[0] == maps[1] == 2.0
+
+
+def test_axes_have_readable_ticks():
+    assert decades(0.02, 30) == [0.1, 1, 10] or len(decades(0.02, 30)) <= 7
+    assert [tick_words(v) for v in (0, 0.01, 1, 1000, 10_000, 3e6, 1e-6)] == ["0", "0.01", "1", "1,000", "10k", "3M", "1e−6"]
+    assert symlog_axis((-1.3, 1e6))["ticktext"][:3] == ["-1", "0", "1"]
+    assert symlog_back(float(symlog(-250.0))) == pytest.approx(-250)
+    assert [number(v) for v in (23_700, 1.7, 3.2e-6, NAN, 0, 0.1234567)] == ["23,700", "1.7", "3.2e-06", "no number", "0", "0.1235"]
+
+
+def test_spikes_choose_the_large_tokens():
+    peaks = np.ones(512)
+    peaks[[3, 400]] = 100
+    chosen = chosen_tokens(peaks, 64)
+    assert len(chosen) <= 64 and {3, 400, 0} <= set(chosen) and chosen == sorted(chosen)
+
+
+def test_frontier_by_hand():
+    cost, value = np.array([4.0, 2, 3, 3, 8]), np.array([6.0, 9, 7, 8, 6])
+    assert frontier(cost, value, np.ones(5, dtype=bool)) == [1, 2, 0]
+
+
+def test_scatter_counts_sides():
+    drawing = draw_error_scatter(np.array([1.0, 2, 3, 4]), np.array([2.0, 1, 1, 4]), few(4), name_a="rtn", name_b="gptq", massive={1})
+    assert "gptq is better on 2, rtn on 1, 1 tie" in drawing.alt
+    assert drawing.figure.data[-1].marker.symbol == "diamond"
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return float(np.dot([0.2126, 0.7152, 0.0722], [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]))
+
+
+def test_colours_stand_out_on_light_and_dark():
+    colours = {s.color for s in (*palette.NAMED.values(), *palette.SPARE)} | {palette.VERMILION} | {c for _, c in palette.LINES}
+    for colour in colours:
+        for page in ("#FFFFFF", "#0E1117"):
+            a, b = sorted((luminance(colour), luminance(page)))
+            assert (b + 0.05) / (a + 0.05) >= 3, (colour, page)
+
+
+def test_methods_keep_their_own_look():
+    rotations = [palette.NAMED[m] for m in cases.METHODS]
+    assert len({s.color for s in rotations}) == len({s.symbol for s in rotations}) == 6
+    assert palette.styles_for(["mine", "hadamard"])["hadamard"] == palette.style_of("hadamard")
+    many = palette.styles_for([f"run {i}" for i in range(9)])
+    assert len(set(many.values())) == 9
+    assert all(s.symbol != "diamond" and s.color != palette.VERMILION for s in (*palette.NAMED.values(), *palette.SPARE))
+
+
+def test_token_strip_is_safe_and_accessible():
+    strip = draw_token_strip(["<script>alert(1)</script>", ' "x', "\n", "冬天", "&"], np.array([1.0, NAN, 3.0, 1e5, 0.0]), {3}, what='error "e"')
+    assert "<script>" not in strip and "&lt;script&gt;" in strip and "冬天" in strip
+    assert strip.count('role="listitem"') == 5 and strip.count("aria-label") == 6 and "massive" in strip and "↵" in strip and "<br>" in strip
+    assert 'title="token 3 “冬天”, error &quot;e&quot; 100,000, massive"' in strip
+    for background, ink in re.findall(r"background:(#[0-9A-F]{6});color:(#[0-9A-F]{6});", strip):
+        a, b = sorted((luminance(background), luminance(ink)))
+        assert (b + 0.05) / (a + 0.05) >= 4.5
+    assert "0 tokens" in draw_token_strip([])
+    assert "2 more tokens" in draw_token_strip(["a"] * 5, limit=3)
+    for make in BAD.values():
+        values = make(4)
+        assert draw_token_strip(few(len(values)), values)
+    with pytest.raises(BadInput, match="token texts"):
+        draw_token_strip(["a"], np.ones(2))
+    assert len(cases.token_strip(2048)) < 1_500_000
+
+
+def test_export():
+    drawing = cases.perplexity_bars()
+    assert export.to_csv(drawing).splitlines()[0].startswith("run,perplexity")
+    settings = export.config("my-figure")
+    assert settings["toImageButtonOptions"]["filename"] == "my-figure" and settings["toImageButtonOptions"]["format"] == "svg"
+    assert settings["displaylogo"] is False
+
+
+def test_export_without_a_browser_says_what_would_work(monkeypatch):
+    monkeypatch.setattr(export, "browser", lambda: None)
+    with pytest.raises(BadInput, match="install Chromium"):
+        export.to_svg(cases.perplexity_bars())
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(export.browser() is None, reason="no Chrome or Chromium here")
+def test_export_draws():
+    drawing = cases.perplexity_bars()
+    assert b"<svg" in export.to_svg(drawing)[:200]
+    assert export.to_png(drawing).startswith(b"\x89PNG")
