@@ -1,7 +1,9 @@
 """The only place that asks what hardware there is. Functions, no constants: nothing is decided at import."""
 
+import contextlib
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -40,14 +42,21 @@ def describe(device: torch.device) -> str:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory held so far: of the GPU's allocator on CUDA, else of this process (resident), in MB of 10^6 bytes."""
+    """The most memory held since the last reset: of the GPU's allocator on CUDA, else of this process (resident), in MB of 10^6 bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    except (OSError, IndexError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of the peak where the device allows it (CUDA); the process's own peak cannot be reset."""
+    """Start a new measurement of the peak. Where a process cannot reset its own (other than Linux), the peak is that of its whole life."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -69,8 +69,8 @@ def room_in(folder: Path) -> Iterator[None]:
     """Turns "no space left" inside the `with` into OutOfRoom; every other error passes."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:  # safetensors reports a full disk as an error of its own, with the system's words in it
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and os.strerror(errno.ENOSPC) not in str(error):
             raise
         raise OutOfRoom(f"no room left on the disk that holds {folder}; free some space, or set {HOME_VARIABLE} to a folder "
                         "on another disk; what had been finished is kept") from error

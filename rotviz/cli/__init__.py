@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(subparsers)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["run"]:
+        run.add_recipe_keys(subparsers.choices["run"])
     options = parser.parse_args(arguments)
     try:
         return options.handler(options) or 0

@@ -16,15 +16,25 @@ from rotviz.errors import BadInput
 
 def add(subparsers: Any) -> None:
     """Declare the command."""
-    parser = subparsers.add_parser("run", help="carry out a recipe", add_help=False, description=__doc__.split("\n")[0])
-    parser.add_argument("-h", "--help", action=_Help, nargs=0, help="show this and every recipe key")
+    parser = subparsers.add_parser("run", help="carry out a recipe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", type=Path, help="a .toml or .json file; without one, the defaults")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set one key, such as weights.bits=3")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run that was cancelled or failed")
     parser.add_argument("--queue", action="store_true", help="put it on the queue for the worker instead of running it here")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("flags", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.set_defaults(handler=handle)
+
+
+def add_recipe_keys(parser: argparse.ArgumentParser) -> None:
+    """A flag for every recipe key. Separate from `add`, because reading the methods' configurations imports torch."""
+    from rotviz.pipeline.recipe import recipe_settings
+
+    group = parser.add_argument_group("recipe keys")
+    for key, setting in recipe_settings().items():
+        choices = f" [{', '.join(map(str, setting.choices))}]" if setting.choices else ""
+        default = ",".join(setting.default) if isinstance(setting.default, tuple) else setting.default
+        words = f"{setting.help}{choices}; default {default}".replace("%", "%%")
+        group.add_argument(f"--{key}", dest=f"key:{key}", metavar="VALUE", help=words)
 
 
 def handle(options: argparse.Namespace) -> int:
@@ -50,33 +60,12 @@ def handle(options: argparse.Namespace) -> int:
 
 
 def recipe_from(options: argparse.Namespace) -> Any:
-    """The recipe that file, --set and flags describe."""
+    """The recipe that file, --set and flags describe, later ones winning in that order."""
     from rotviz.pipeline.recipe import Recipe, read_recipe_file, with_changes
 
     plain = read_recipe_file(options.recipe) if options.recipe else {}
-    return Recipe.from_dict(with_changes(plain, changes_from(options.set, options.flags)))
-
-
-def changes_from(sets: list[str], flags: list[str]) -> list[tuple[str, Any]]:
-    """Dotted keys and values from ["a.b=1"] and ["--a.b", "1", "--c=2", "--set", "d=3"].
-
-    Raises:
-        BadInput: an assignment without "=", or a flag without a value.
-    """
-    changes = [_assignment(text) for text in sets]
-    rest = list(flags)
-    while rest:
-        flag = rest.pop(0)
-        if not flag.startswith("--"):
-            raise BadInput(f"{flag!r} is not understood; recipe keys are written --weights.bits 3 or --set weights.bits=3")
-        if "=" in flag:
-            changes.append(_assignment(flag[2:]))
-        elif rest:
-            value = rest.pop(0)
-            changes.append(_assignment(value) if flag == "--set" else (flag[2:], _value(value)))
-        else:
-            raise BadInput(f"{flag} needs a value")
-    return changes
+    flags = [(name[4:], _value(text)) for name, text in vars(options).items() if name.startswith("key:") and text is not None]
+    return Recipe.from_dict(with_changes(plain, [*map(_assignment, options.set), *flags]))
 
 
 def print_result(result: dict[str, Any]) -> None:
@@ -104,18 +93,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-class _Help(argparse.Action):
-    """The usual help and then every recipe key with its default."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from rotviz.pipeline.recipe import recipe_settings
-
-        parser.print_help()
-        sys.stdout.write("\nrecipe keys (as --KEY VALUE or --set KEY=VALUE):\n")
-        for key, setting in recipe_settings().items():
-            choices = f" [{', '.join(map(str, setting.choices))}]" if setting.choices else ""
-            default = ",".join(setting.default) if isinstance(setting.default, tuple) else setting.default
-            sys.stdout.write(f"  --{key} {default}\n      {setting.help}{choices}\n")
-        parser.exit()

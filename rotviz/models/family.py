@@ -98,6 +98,7 @@ class Family:
         Role.GATE: "mlp.gate_proj", Role.UP: "mlp.up_proj", Role.DOWN: "mlp.down_proj",
     })
     rope: bool = True
+    has_experts: bool = False
 
     def refusal(self, config: Any) -> str | None:
         """Why this variant of the architecture cannot be handled, or None."""

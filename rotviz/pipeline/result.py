@@ -9,7 +9,6 @@ import torch
 import transformers
 
 from rotviz.evaluation.divergence import Divergence
-from rotviz.evaluation.errors import SiteError
 from rotviz.evaluation.perplexity import Perplexity, ratio
 from rotviz.surgery.proof import StepProof
 
@@ -22,7 +21,7 @@ class Result:
         recipe: the recipe, plain.
         reference, quantized: perplexities on the same windows.
         divergence: of the quantized from the float model.
-        errors: by block and site.
+        errors: by block and site, as evaluation.errors.SiteError.to_dict gives them.
         weight_errors: relative MSE of every quantized weight: block, role, relative_mse.
         proofs: the rewrite's steps with what each changed in the logits.
         seconds: by stage.
@@ -35,7 +34,7 @@ class Result:
     reference: Perplexity
     quantized: Perplexity
     divergence: Divergence
-    errors: tuple[SiteError, ...]
+    errors: tuple[dict[str, Any], ...]
     weight_errors: tuple[dict[str, Any], ...]
     proofs: tuple[StepProof, ...]
     seconds: dict[str, float]
@@ -51,7 +50,7 @@ class Result:
             "perplexity": {"reference": _perplexity(self.reference), "quantized": _perplexity(self.quantized),
                            "ratio": {"value": factor, "stderr": factor_error}},
             "divergence": {"kl_nats": self.divergence.kl_nats, "same_top": self.divergence.same_top, "tokens": self.divergence.tokens},
-            "errors": [e.to_dict() for e in self.errors],
+            "errors": list(self.errors),
             "weight_errors": list(self.weight_errors),
             "proof": [{"step": p.name, "words": p.words, "error": p.error, "tolerance": p.tolerance} for p in self.proofs],
             "seconds": self.seconds, "peak_memory_mb": self.peak_memory_mb,

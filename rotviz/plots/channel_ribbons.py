@@ -28,7 +28,11 @@ _BANDS = ((0, 6, "min–max", 0.3), (1, 5, "1–99 %", 0.42), (2, 4, "25–75 %"
 def channel_percentiles(values: np.ndarray) -> np.ndarray:
     """The percentiles 0, 1, 25, 50, 75, 99, 100 over the tokens of values [T, D]: [7, D]."""
     clean, _ = cleaned(values, 2, "values")
-    return np.nanpercentile(clean, PERCENTILES, axis=0) if clean.size else np.empty((7, 0))
+    percentiles = np.full((len(PERCENTILES), clean.shape[1]), np.nan)
+    known = np.isfinite(clean).any(axis=0)
+    if known.any():
+        percentiles[:, known] = np.nanpercentile(clean[:, known], PERCENTILES, axis=0)
+    return percentiles
 
 
 def draw_channel_ribbons(

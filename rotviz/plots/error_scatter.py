@@ -67,7 +67,7 @@ def draw_error_scatter(
     figure.update_xaxes(**log_axis(limits))
     figure.update_yaxes(**log_axis(limits))
     alt = (f"{what.capitalize()} of {count(int(known.sum()), 'token')} with {name_a} and with {name_b}. {name_b} is better on {below:,}, "
-           f"{name_a} on {above:,}, {ties:,} tie; medians {number(float(np.median(a[known])))} and {number(float(np.median(b[known])))}. "
+           f"{name_a} on {above:,}, {ties:,} tie; medians {number(float(np.median(a[known])))} and {number(float(np.median(b[known])))}."
            f"{_massive_words(a, b, heavy, name_a, name_b)}")
     return Drawing(NAME, figure, alt, _table(a, b, known, is_massive, tokens, (name_a, name_b)))
 
@@ -95,7 +95,7 @@ def _massive_words(a: np.ndarray, b: np.ndarray, heavy: np.ndarray, name_a: str,
         return ""
     wins = int((b[heavy] < a[heavy]).sum())
     means = f"means {number(a[heavy].mean())} and {number(b[heavy].mean())}"
-    return f"Of {count(len(heavy), 'massive token')}, {name_b} is better on {wins} ({means})."
+    return f" Of {count(len(heavy), 'massive token')}, {name_b} is better on {wins} ({means})."
 
 
 def _table(a: np.ndarray, b: np.ndarray, known: np.ndarray, is_massive: np.ndarray, tokens: Sequence[str],

@@ -110,6 +110,8 @@ def decades(low: float, high: float, most: int = 7) -> list[float]:
 
 def log_axis(limits: Range) -> dict[str, Any]:
     """Axis settings of a log axis over the limits, with readable ticks."""
+    high = limits[1] if limits[1] > 0 else 1.0
+    limits = (limits[0] if 0 < limits[0] < high else high * 1e-6, high)  # a shared linear range may start at zero
     ticks = decades(*limits)
     return {"type": "log", "range": span(limits, log=True), "tickvals": ticks, "ticktext": [tick_words(t) for t in ticks]}
 
@@ -143,7 +145,7 @@ def symlog_axis(limits: Range, linear: float = 1.0) -> dict[str, Any]:
     ticks: list[float] = []
     for tick in sorted({0.0, *powers, *(-p for p in powers)}, key=abs):
         at = float(symlog(tick, linear))
-        if low <= at <= high and all(abs(at - float(symlog(t, linear))) > 0.055 * room for t in ticks):
+        if low <= at <= high and all(abs(at - float(symlog(t, linear))) > 0.042 * room for t in ticks):
             ticks.append(tick)
     ticks.sort()
     return {"range": [low, high], "tickvals": [float(symlog(t, linear)) for t in ticks], "ticktext": [tick_words(t) for t in ticks]}

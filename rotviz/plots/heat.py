@@ -27,7 +27,7 @@ def heat(values: np.ndarray, title: str, *, log: bool, color_max: float | None, 
     top = color_max or (float(finite.max()) if finite.size else 1.0) or 1.0
     bar: dict[str, Any] = {"title": {"text": escape(title), "side": "right", "font_size": 13}, "thickness": 14, "tickfont_size": SMALL,
                            "outlinewidth": 0, "xpad": 6}
-    if not log:
+    if not log or not (finite > 0).any():
         return Heat(values.astype(np.float32), color_min or 0.0, top, bar)
     positive = finite[finite > 0]
     bottom = color_min or (float(np.quantile(positive, 0.01)) if positive.size else top / 10)

@@ -121,4 +121,4 @@ def _words(series: Series, totals: dict[str, float], borders: np.ndarray, what: 
 
 def _table(series: Series, borders: np.ndarray) -> pd.DataFrame:
     keep = np.flatnonzero(sum(series.values()))
-    return pd.DataFrame({"from": borders[:-1][keep], "to": borders[1:][keep], **{n: v[keep].astype(np.int64) for n, v in series.items()}})
+    return pd.DataFrame({"from": borders[:-1][keep], "to": borders[1:][keep], **{n: v[keep] for n, v in series.items()}})

@@ -23,6 +23,7 @@ from rotviz.plots.words import check_tokens, count, number, token_label, visible
 
 NAME = "massive-map"
 MARKED = 400
+EACH_UP_TO = 40  # blocks; in a deeper model a diamond marks where a run of massive cells starts and ends
 
 
 def draw_massive_map(
@@ -54,14 +55,25 @@ def draw_massive_map(
         hovertemplate=f"token %{{x}}<br>after block %{{y}}<br>{what} %{{customdata:,.4~r}}<extra></extra>",
     ))
     marked = np.argwhere(np.asarray(massive, dtype=bool)) if massive is not None else np.empty((0, 2), dtype=int)
-    shown = marked[np.argsort(-np.nan_to_num(clean[tuple(marked.T)]), kind="stable")][:MARKED]
+    shown = _worth_marking(marked, clean.shape)
+    shown = shown[np.argsort(-np.nan_to_num(clean[tuple(shown.T)]), kind="stable")][:MARKED]
     if len(shown):
         _mark(figure, shown, clean, tokens, channels, [labels[t // columns.width] for _, t in shown], what)
     pooling = f"A column is the maximum over {columns.width} tokens." if columns.width > 1 else ""
     framed(figure, x="token", y="block", title=title, legend=["massive"] if len(shown) else (), note=sentence(pooling, note_lost(lost)))
     _ticks(figure, columns, tokens, labels)
-    figure.update_yaxes(showgrid=False, nticks=9)
+    figure.update_yaxes(showgrid=False, nticks=9, range=[-0.5, clean.shape[0] - 0.5])
     return Drawing(NAME, figure, _alt(clean, marked, tokens, what), _table(clean, tokens, channels, massive, what))
+
+
+def _worth_marking(cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The cells that get a diamond: all, or the ends of each token's runs when the blocks are too many for one each."""
+    if shape[0] <= EACH_UP_TO:
+        return cells
+    mask = np.zeros((shape[0] + 2, shape[1]), dtype=bool)
+    mask[cells[:, 0] + 1, cells[:, 1]] = True
+    inner = mask[cells[:, 0], cells[:, 1]] & mask[cells[:, 0] + 2, cells[:, 1]]
+    return cells[~inner]
 
 
 def _labels(clean: np.ndarray, columns: Bins, tokens: Sequence[str]) -> list[str]:

@@ -26,8 +26,9 @@ NAME = "pareto"
 
 def draw_pareto(
     names: Sequence[str], cost: np.ndarray, perplexity: np.ndarray, *, stderrs: np.ndarray | None = None,
-    methods: Sequence[str] | None = None, reference: float | None = None, cost_title: str = "average bits a weight", what: str = "perplexity",
-    log_x: bool = False, log_y: bool | None = None, x_range: Range | None = None, y_range: Range | None = None, title: str | None = None,
+    methods: Sequence[str] | None = None, reference: float | None = None, cost_title: str = "average bits a weight",
+    what: str = "perplexity", log_x: bool = False, log_y: bool | None = None, x_range: Range | None = None,
+    y_range: Range | None = None, title: str | None = None,
 ) -> Drawing:
     """Scatter of perplexity [N] against cost [N] with the frontier.
 

@@ -50,7 +50,7 @@ def draw_spikes(
     figure.update_layout(margin={"l": 0, "r": 0, "t": 40 if title else 4, "b": 24 if note or lost else 4}, showlegend=False)
     _scene(figure, by_token, by_channel, tokens, chosen, hot, top, what)
     figure.update_layout(coloraxis={"cmin": 0, "cmax": color_max or top, "colorscale": LINES, "showscale": False})  # colour repeats height
-    words = sentence(note, note_lost(lost))
+    words = sentence("" if by_token.max() > 0 else "All values are 0.", note, note_lost(lost))
     if words:
         figure.add_annotation(text=words, x=0.01, y=0, xref="paper", yref="paper", yanchor="top", xanchor="left", showarrow=False,
                               font_size=SMALL)

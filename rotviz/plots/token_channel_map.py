@@ -61,7 +61,9 @@ def draw_token_channel_map(
                            name=f"massive: over {number(massive_ratio)} times the median of {number(median)}",
                            cliponaxis=False, showlegend=True, hovertemplate="%{text}<extra></extra>")
     pooling = "" if rows.width == columns.width == 1 else f"A cell is the maximum over {rows.width} × {columns.width} (tokens × channels)."
-    framed(figure, x="channel", y="token", title=title, note=sentence(pooling, note_lost(lost)), legend=["massive"] if massive else ())
+    zeros = "" if size[top[0]] > 0 else "All values are 0."
+    framed(figure, x="channel", y="token", title=title, note=sentence(zeros, pooling, note_lost(lost)),
+           legend=["massive"] if massive else ())
     _axes(figure, rows, columns, tokens, across, down)
     t, c = top[0]
     alt = (f"Map of {what} for {clean.shape[0]:,} tokens and {clean.shape[1]:,} channels. The largest is {number(size[t, c])} at token {t} "

@@ -40,7 +40,8 @@ def draw_token_channels(
     at = at[at < len(size)]
     even = float(np.sqrt(np.nanmean(size**2)))
     positive = size[size > 0]
-    limits = y_range or (shared_range(positive, log=True) if log else (0.0, float(np.nanmax(size)) * 1.15 or 1.0))
+    lifted = np.maximum(positive, 0.03 * np.median(positive)) if positive.size else positive  # the smallest numbers are not the subject
+    limits = y_range or (shared_range(lifted, log=True) if log else (0.0, float(np.nanmax(size)) * 1.15 or 1.0))
     floor = limits[0] if log else 0.0
     figure = go.Figure()
     drawn = np.where(size[at] > floor, size[at], np.nan) if log else size[at]

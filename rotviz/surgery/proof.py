@@ -64,7 +64,7 @@ def prove(source: BlockSource, plan: RotationPlan, tokens: Tensor, dtype: torch.
         for k, step in enumerate(steps, start=1):
             step.block(view)
             hidden[k] = forward(view.block, hidden[k], entries[k].arguments[index])
-            if parted[k - 1] is None and _parts(hidden[0], hidden[k], plan if _turned(steps[:k]) else None, source, dtype):
+            if parted[k - 1] is None and _parts(hidden[0], hidden[k], plan, {s.name for s in steps[:k]}, dtype):
                 parted[k - 1] = index
         if progress:
             progress(index + 1, len(source))
@@ -121,12 +121,9 @@ def _cast(owned: BlockView, dtype: torch.dtype) -> BlockView:
     return owned
 
 
-def _turned(steps: list[Step]) -> bool:
-    return any(step.name == "R1" for step in steps)
-
-
-def _parts(reference: Tensor, hidden: Tensor, plan: RotationPlan | None, source: BlockSource, dtype: torch.dtype) -> bool:
-    straight = plan.r1.apply_inverse(hidden) if plan is not None and plan.r1 is not None else hidden
-    if source.family.norm.value == "layer" and plan is not None:
+def _parts(reference: Tensor, hidden: Tensor, plan: RotationPlan, done: set[str], dtype: torch.dtype) -> bool:
+    """Whether the hidden states differ by more than the tolerance, once R1 and the centring are taken out of the comparison."""
+    straight = plan.r1.apply_inverse(hidden) if "R1" in done and plan.r1 is not None else hidden
+    if "center" in done:
         reference = reference - reference.mean(-1, keepdim=True)
     return not relative_difference(reference, straight) <= 10 * TOLERANCE[dtype]

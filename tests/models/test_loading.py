@@ -289,14 +289,21 @@ def test_gguf_that_is_no_model(tmp_path):
 
 
 def test_hub_offline_says_how_to_get_it(monkeypatch):
-    import httpx
     import huggingface_hub
 
     def unreachable(*_, local_files_only=False, **__):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no") if local_files_only else httpx.ConnectError("no route")
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no") if local_files_only else TimeoutError("no route")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    refused("some-owner/some-model", "cannot be reached", "hf download some-owner/some-model", "smollm2-135m")
+    refused("some-owner/some-model", "cannot be fetched", "no route", "hf download some-owner/some-model", "smollm2-135m")
+
+
+def test_hub_model_without_safetensors(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    refused("some-owner/some-model", "offers no safetensors")
 
 
 def test_hub_cache_comes_first(saved, monkeypatch):

@@ -31,4 +31,4 @@ def _mlp(module: nn.Module, routed: bool) -> MLP:
     return MLP(LinearSlice(module.up_proj), LinearSlice(module.down_proj), LinearSlice(module.gate_proj), routed)
 
 
-MIXTRAL = FAMILIES.register("mixtral")(MixtureFamily(("MixtralForCausalLM",)))
+MIXTRAL = FAMILIES.register("mixtral")(MixtureFamily(("MixtralForCausalLM",), has_experts=True))

@@ -6,4 +6,4 @@ Some blocks may be dense (mlp_only_layers, decoder_sparse_step): each block is a
 from rotviz.models.families import FAMILIES
 from rotviz.models.families.mixtral import MixtureFamily
 
-QWEN_MOE = FAMILIES.register("qwen_moe")(MixtureFamily(("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")))
+QWEN_MOE = FAMILIES.register("qwen_moe")(MixtureFamily(("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"), has_experts=True))

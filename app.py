@@ -1,0 +1,24 @@
+"""The router: one explicit list of pages. Start it with `make run` or `python -m rotviz app`."""
+
+import streamlit as st
+
+from rotviz.ui.frame import frame
+
+PAGES = {
+    "See": [
+        st.Page("pages/overview.py", title="Overview", icon=":material/monitor_heart:", default=True),
+        st.Page("pages/outliers.py", title="Outliers", icon=":material/show_chart:"),
+        st.Page("pages/massive_tokens.py", title="Massive tokens", icon=":material/token:"),
+    ],
+    "Rotate": [
+        st.Page("pages/rotate.py", title="Rotate", icon=":material/sync:"),
+        st.Page("pages/doctor.py", title="Architecture doctor", icon=":material/stethoscope:"),
+    ],
+    "Measure": [
+        st.Page("pages/evaluate.py", title="Evaluate", icon=":material/speed:"),
+        st.Page("pages/runs.py", title="Runs", icon=":material/list_alt:"),
+    ],
+}
+
+with frame(PAGES) as page:
+    page.run()

@@ -1,0 +1,1 @@
+"""massive_tokens"""
