@@ -20,14 +20,16 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rotviz.errors import BrokenCheckpoint, unknown
 from rotviz.home import fill_folder_atomically, home, make_folder, room_in, write_atomically
 from rotviz.models.checkpoint import check_folder, quiet
-from rotviz.models.from_gguf import read_gguf
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CONVERSION = 1  # raise it when read_gguf makes something else of the same file
 RECORD = "made_from.json"
@@ -93,6 +95,8 @@ def ensure_copy(name: str, progress: Progress | None = None) -> Path:
         return folder
     source = ensure_gguf(progress, name)
     _say(progress, f"converting {source.name} to safetensors (once)")
+    from rotviz.models.from_gguf import read_gguf
+
     model, tokenizer, _ = read_gguf(source, torch.float32, "eager")
     fill_folder_atomically(folder, lambda target: _save(model, tokenizer, name, target))
     return folder
@@ -165,7 +169,7 @@ def _installed_file(model: EmbeddedModel) -> Path | None:
     return None
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, folder: Path) -> None:
+def _save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", name: str, folder: Path) -> None:
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from rotviz.types import Role
 
+ATTENTION = "rotviz"
+"""The name under which models.attention is known to transformers."""
+
 
 class NormKind(StrEnum):
     """How a family normalizes."""

@@ -16,18 +16,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rotviz.config import fingerprint
 from rotviz.errors import BadInput, BrokenCheckpoint, OutOfRoom, RotvizError, UnknownName, unknown
-from rotviz.models.attention import ATTENTION
 from rotviz.models.checkpoint import PICKLES, Checkpoint, check_finite, check_folder, check_memory, quiet
 from rotviz.models.embedded import EMBEDDED, copy_path, ensure_copy, gguf_path, is_current
-from rotviz.models.from_gguf import read_gguf
+from rotviz.models.family import ATTENTION
 from rotviz.models.tiny import TINY, tiny
+
+if TYPE_CHECKING:  # transformers takes seconds to import; what a name stands for is known without it
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TINY_SEED = 0
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?")
@@ -63,8 +64,8 @@ class LoadedModel:
     """A model in evaluation mode without gradients, its tokenizer, what a reader should know, and a mark of its weights for caches."""
 
     name: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
     notes: tuple[str, ...]
     fingerprint: str
 
@@ -190,6 +191,8 @@ def _load_embedded(source: ModelSource, dtype: torch.dtype, progress: Progress) 
 
 
 def _load_tiny(source: ModelSource, dtype: torch.dtype, progress: Progress) -> LoadedModel:
+    import rotviz.models.attention  # noqa: F401 - makes ATTENTION known to transformers
+
     progress(f"making {source.name}")
     model, tokenizer = tiny(source.name, seed=TINY_SEED, dtype=dtype, attention=ATTENTION)
     total = sum(float(p.double().abs().sum()) for p in tiny(source.name, seed=TINY_SEED)[0].parameters())
@@ -202,6 +205,9 @@ def _load_folder(source: ModelSource, dtype: torch.dtype, progress: Progress) ->
 
 
 def _load_gguf(source: ModelSource, dtype: torch.dtype, progress: Progress) -> LoadedModel:
+    import rotviz.models.attention  # noqa: F401 - makes ATTENTION known to transformers
+    from rotviz.models.from_gguf import read_gguf
+
     progress(f"de-quantizing {source.path.name}")
     model, tokenizer, notes = read_gguf(source.path, dtype, ATTENTION)
     check_finite(model, source.name)
@@ -222,6 +228,10 @@ _LOADERS: dict[SourceKind, Callable[[ModelSource, torch.dtype, Progress], Loaded
 
 def _load_checkpoint(name: str, checkpoint: Checkpoint, dtype: torch.dtype, progress: Progress) -> LoadedModel:
     """Read an inspected folder, and look at what was read."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import rotviz.models.attention  # noqa: F401 - makes ATTENTION known to transformers
+
     check_memory(checkpoint.elements, dtype, name)
     progress(f"loading {name}")
     folder, notes = checkpoint.folder, ()
@@ -249,7 +259,9 @@ def _load_checkpoint(name: str, checkpoint: Checkpoint, dtype: torch.dtype, prog
     return LoadedModel(name, _frozen(model), tokenizer, notes, _mark_of_files(checkpoint.files))
 
 
-def _load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
+def _load_tokenizer(name: str, folder: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -258,8 +270,10 @@ def _load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
                                "tokenizer_config.json of the model into its folder again") from error
 
 
-def _refuse_another_size(name: str, config: PreTrainedConfig, checkpoint: Checkpoint) -> None:
+def _refuse_another_size(name: str, config: "PreTrainedConfig", checkpoint: Checkpoint) -> None:
     """What is missing would be allocated before it is missed, and a config.json without sizes means 7 billion parameters."""
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     wanted = sum(parameter.numel() for parameter in skeleton.parameters())
@@ -268,7 +282,7 @@ def _refuse_another_size(name: str, config: PreTrainedConfig, checkpoint: Checkp
                                f"{checkpoint.elements:,}; check that config.json and the weights belong together")
 
 
-def _refuse_mismatch(name: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
+def _refuse_mismatch(name: str, model: "PreTrainedModel", info: dict[str, Any]) -> None:
     """transformers fills what a checkpoint lacks with random numbers and warns; here that is an error."""
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
     missing = sorted(set(info["missing_keys"]) - tied)
@@ -281,7 +295,7 @@ def _refuse_mismatch(name: str, model: PreTrainedModel, info: dict[str, Any]) ->
                                "that config.json and the weights belong together")
 
 
-def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+def _frozen(model: "PreTrainedModel") -> "PreTrainedModel":
     model.config.use_cache = False  # a cache would keep every key and value of windows that are read once
     return model.eval().requires_grad_(False)
 

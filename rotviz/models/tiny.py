@@ -13,29 +13,16 @@ Weights come from a generator of their own, layer by layer: the same seed gives 
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    LlamaConfig,
-    MistralConfig,
-    MixtralConfig,
-    OPTConfig,
-    Phi3Config,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2MoeConfig,
-    Qwen3Config,
-    Qwen3MoeConfig,
-)
 
 from rotviz.errors import unknown
+
+if TYPE_CHECKING:  # importing transformers takes seconds, and the names of the tiny models must be had without
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 BYTES = 256
 SPECIALS = ("<bos>", "<eos>", "<pad>", "<unk>")
@@ -54,32 +41,40 @@ def _shape(width: int, heads: int, kv_heads: int, mlp: int, head_width: int | No
     return _COMMON | shape | ({} if head_width is None else {"head_dim": head_width})
 
 
-TINY: dict[str, Callable[[], PreTrainedConfig]] = {
-    "tiny-llama": lambda: LlamaConfig(**_shape(80, 4, 2, 224), tie_word_embeddings=False),
-    "tiny-llama-tied": lambda: LlamaConfig(**_shape(96, 6, 2, 288), tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
-    "tiny-mistral": lambda: MistralConfig(**_shape(96, 4, 2, 160, 32), tie_word_embeddings=False, sliding_window=24),
-    "tiny-qwen2": lambda: Qwen2Config(**_shape(96, 8, 2, 192), tie_word_embeddings=False),
-    "tiny-qwen3": lambda: Qwen3Config(**_shape(80, 4, 2, 192, 32), tie_word_embeddings=True),
-    "tiny-gemma2": lambda: Gemma2Config(**_shape(96, 4, 2, 192, 32), query_pre_attn_scalar=24, sliding_window=32,
-                                        layer_types=["sliding_attention", "full_attention"]),
-    "tiny-gemma3": lambda: Gemma3TextConfig(**_shape(96, 4, 2, 192, 32), query_pre_attn_scalar=24, sliding_window=32,
-                                            layer_types=["sliding_attention", "full_attention"]),
-    "tiny-phi3": lambda: Phi3Config(**_shape(96, 4, 2, 192), sliding_window=48, original_max_position_embeddings=4096,
+def _config(kind: str, **values: Any) -> "PreTrainedConfig":
+    import transformers
+
+    return getattr(transformers, kind)(**values)
+
+
+TINY: dict[str, Callable[[], "PreTrainedConfig"]] = {
+    "tiny-llama": lambda: _config("LlamaConfig", **_shape(80, 4, 2, 224), tie_word_embeddings=False),
+    "tiny-llama-tied": lambda: _config("LlamaConfig", **_shape(96, 6, 2, 288), tie_word_embeddings=True, attention_bias=True,
+                                       mlp_bias=True),
+    "tiny-mistral": lambda: _config("MistralConfig", **_shape(96, 4, 2, 160, 32), tie_word_embeddings=False, sliding_window=24),
+    "tiny-qwen2": lambda: _config("Qwen2Config", **_shape(96, 8, 2, 192), tie_word_embeddings=False),
+    "tiny-qwen3": lambda: _config("Qwen3Config", **_shape(80, 4, 2, 192, 32), tie_word_embeddings=True),
+    "tiny-gemma2": lambda: _config("Gemma2Config", **_shape(96, 4, 2, 192, 32), query_pre_attn_scalar=24, sliding_window=32,
+                                   layer_types=["sliding_attention", "full_attention"]),
+    "tiny-gemma3": lambda: _config("Gemma3TextConfig", **_shape(96, 4, 2, 192, 32), query_pre_attn_scalar=24, sliding_window=32,
+                                   layer_types=["sliding_attention", "full_attention"]),
+    "tiny-phi3": lambda: _config("Phi3Config", **_shape(96, 4, 2, 192), sliding_window=48, original_max_position_embeddings=4096,
+                                 tie_word_embeddings=False),
+    "tiny-opt": lambda: _config("OPTConfig", **_COMMON, hidden_size=96, num_attention_heads=4, ffn_dim=224, word_embed_proj_dim=96,
+                                do_layer_norm_before=True, dropout=0.0),
+    "tiny-mixtral": lambda: _config("MixtralConfig", **_shape(96, 4, 2, 160), num_local_experts=4, num_experts_per_tok=2, sliding_window=24,
                                     tie_word_embeddings=False),
-    "tiny-opt": lambda: OPTConfig(**_COMMON, hidden_size=96, num_attention_heads=4, ffn_dim=224, word_embed_proj_dim=96,
-                                  do_layer_norm_before=True, dropout=0.0),
-    "tiny-mixtral": lambda: MixtralConfig(**_shape(96, 4, 2, 160), num_local_experts=4, num_experts_per_tok=2, sliding_window=24,
-                                          tie_word_embeddings=False),
-    "tiny-qwen2-moe": lambda: Qwen2MoeConfig(**_shape(96, 4, 2, 160), num_experts=4, num_experts_per_tok=2, moe_intermediate_size=80,
-                                             shared_expert_intermediate_size=112, tie_word_embeddings=False),
-    "tiny-qwen3-moe": lambda: Qwen3MoeConfig(**_shape(80, 4, 2, 160, 32), num_experts=4, num_experts_per_tok=2,
-                                             moe_intermediate_size=96, norm_topk_prob=True, tie_word_embeddings=False),
+    "tiny-qwen2-moe": lambda: _config("Qwen2MoeConfig", **_shape(96, 4, 2, 160), num_experts=4, num_experts_per_tok=2,
+                                      moe_intermediate_size=80,
+                                      shared_expert_intermediate_size=112, tie_word_embeddings=False),
+    "tiny-qwen3-moe": lambda: _config("Qwen3MoeConfig", **_shape(80, 4, 2, 160, 32), num_experts=4, num_experts_per_tok=2,
+                                      moe_intermediate_size=96, norm_topk_prob=True, tie_word_embeddings=False),
 }
 
 
 def tiny(
     name: str, *, seed: int = 0, outliers: bool = True, dtype: torch.dtype = torch.float32, attention: str = "eager"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:
     """A tiny model in evaluation mode without gradients, and its tokenizer.
 
     Args:
@@ -92,6 +87,8 @@ def tiny(
     Raises:
         UnknownName: no tiny model of that name.
     """
+    from transformers import AutoModelForCausalLM
+
     if name not in TINY:
         raise unknown("tiny model", name, TINY)
     with torch.random.fork_rng(devices=[]):  # the initializers draw from the global generator: leave it as it was
@@ -103,7 +100,7 @@ def tiny(
     return model.to(dtype).eval().requires_grad_(False), byte_tokenizer()
 
 
-def fill(model: PreTrainedModel, generator: torch.Generator) -> None:
+def fill(model: "PreTrainedModel", generator: torch.Generator) -> None:
     """Draw every parameter anew: weights with variance 1 / inputs, gains around one, biases that matter. In place."""
     seen: set[int] = set()
     with torch.no_grad():
@@ -114,7 +111,7 @@ def fill(model: PreTrainedModel, generator: torch.Generator) -> None:
                     parameter.copy_(_draw(module, name, parameter, generator))
 
 
-def plant_outliers(model: PreTrainedModel, generator: torch.Generator) -> None:
+def plant_outliers(model: "PreTrainedModel", generator: torch.Generator) -> None:
     """Outlier channels in norms and embedding, and a massive <bos>. In place."""
     embedding = model.get_input_embeddings().weight
     width = embedding.shape[1]
@@ -138,8 +135,10 @@ def plant_outliers(model: PreTrainedModel, generator: torch.Generator) -> None:
             module.weight.copy_(gain - _offset(module))
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> "PreTrainedTokenizerFast":
     """A tokenizer whose token b is byte b; <bos> goes first, and a special token's name inside a text stays plain text."""
+    from transformers import PreTrainedTokenizerFast
+
     symbols = _byte_symbols()
     bpe = Tokenizer(models.BPE(vocab={symbol: byte for byte, symbol in enumerate(symbols)}, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

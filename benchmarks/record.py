@@ -1,0 +1,33 @@
+"""How a benchmark keeps its results: one JSON file with the machine, the versions and every raw number, rewritten after each measurement."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions."""
+    import torch
+
+    from rotviz.device import describe
+    from rotviz.pipeline.result import environment as versions
+
+    return {"date": datetime.now(UTC).date().isoformat(), "cores": os.cpu_count(), **versions(describe(torch.device("cpu")))}
+
+
+def load(name: str) -> dict[str, Any]:
+    """What was measured before, or an empty record."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def save(name: str, record: dict[str, Any]) -> Path:
+    """Write a record."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return path

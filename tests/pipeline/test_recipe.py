@@ -1,0 +1,101 @@
+"""The recipe: defaults, round trips, and refusals that say what would work."""
+
+import pytest
+
+from rotviz.errors import BadInput
+from rotviz.pipeline.recipe import Recipe, load_recipe, recipe_settings, with_changes
+from rotviz.pipeline.repeat import command_line, differences
+
+DESIGN = {
+    "model": "smollm2-135m", "seed": 0, "device": "auto", "dtype": "float32",
+    "text": {"calibration": "wikitext2:validation", "evaluation": "wikitext2:test", "samples": 16, "length": 2048, "windows": 16},
+    "rotation": {"method": "hadamard", "slots": ["R1", "R2", "R3", "R4"]},
+    "weights": {"method": "rtn", "bits": 4, "symmetric": True, "group": 0, "clip": "mse"},
+    "activations": {"bits": 4, "symmetric": False, "clip": 1.0},
+    "kv": {"bits": 16, "group": 0, "symmetric": False, "clip": 0.95},
+}
+"""The keys and defaults that DESIGN.md promises; more may be added, none may change."""
+
+
+def test_the_promised_keys_and_defaults():
+    plain = Recipe().to_dict()
+    for key, value in DESIGN.items():
+        for inner, wanted in value.items() if isinstance(value, dict) else [(None, value)]:
+            assert (plain[key] if inner is None else plain[key][inner]) == wanted, (key, inner)
+    assert Recipe.from_dict(DESIGN) == Recipe()
+
+
+def test_round_trips(tmp_path):
+    recipe = Recipe.from_dict({"seed": 3, "rotation": {"method": "hadamard", "slots": ["R1"], "hadamard": {"block": 64}}, "weights": {"clip": 0.8}})
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    toml = tmp_path / "r.toml"
+    toml.write_text(recipe.to_toml())
+    assert load_recipe(toml) == recipe and load_recipe(toml).fingerprint == recipe.fingerprint
+    assert recipe.rotation_settings.block == 64
+
+
+def test_every_key_changes_the_fingerprint():
+    base = Recipe()
+    others = {"model": "tiny-llama", "device": "cpu", "dtype": "float64", "rotation.method": "orthogonal", "rotation.slots": ["R1"],
+              "weights.method": "none", "weights.clip": 0.5, "activations.clip": 0.5, "kv.clip": 0.5, "text.calibration": "pydoc",
+              "text.evaluation": "pydoc", "rotation.hadamard.fallback": "blocks"}
+    seen = {base.fingerprint}
+    for key, setting in recipe_settings().items():
+        other = others.get(key)
+        if other is None:
+            other = (not setting.default) if isinstance(setting.default, bool) else 8 if key.endswith("bits") else setting.default + 1
+        changed = Recipe.from_dict(with_changes({}, [(key, other)]))
+        assert changed.fingerprint not in seen, key
+        seen.add(changed.fingerprint)
+
+
+@pytest.mark.parametrize(("plain", "words"), [
+    ({"wieghts": {}}, "did you mean 'weights'"),
+    ({"weights": {"bit": 3}}, "did you mean 'weights.bits'"),
+    ({"rotation": {"hadamard": {"blok": 2}}}, "rotation.hadamard.block"),
+    ({"weights": {"bits": 0}}, "choose from 2, 3, 4"),
+    ({"weights": {"bits": 17}}, "choose from 2, 3, 4"),
+    ({"rotation": {"method": "hadamrd"}}, "did you mean 'hadamard'"),
+    ({"rotation": {"slots": ["R5"]}}, "choose from R1, R2, R3, R4"),
+    ({"activations": {"clip": 0}}, "above 0"),
+    ({"kv": {"clip": "best"}}, "none, mse or a ratio"),
+    ({"seed": -1}, "from 0 to"),
+    ({"seed": "one"}, "whole number"),
+    ({"text": 3}, "table"),
+    ({"text": {"length": 1}}, "at least 2"),
+    ({"rotation_settings": {}}, "no recipe key"),
+    ({"weights": {"symmetric": 2}}, "true or false"),
+    ({"dtype": "int8"}, "choose from float32"),
+])
+def test_refusals_say_what_would_work(plain, words):
+    with pytest.raises(BadInput, match=words):
+        Recipe.from_dict(plain)
+
+
+def test_files_that_are_no_recipes(tmp_path):
+    broken = tmp_path / "r.toml"
+    broken.write_text("model = ")
+    with pytest.raises(BadInput, match="not valid TOML"):
+        load_recipe(broken)
+    with pytest.raises(BadInput, match="cannot read the recipe"):
+        load_recipe(tmp_path / "missing.toml")
+
+
+def test_command_line_repeats_the_recipe():
+    import shlex
+
+    from rotviz.cli.run import _assignment
+
+    for plain in ({}, {"seed": 2, "rotation": {"method": "none"}, "weights": {"bits": 3, "clip": "none"}, "model": "a folder/with space"},
+                  {"rotation": {"slots": ["R1", "R4"], "hadamard": {"randomize": False}}, "kv": {"bits": 4}}):
+        recipe = Recipe.from_dict(plain)
+        words = shlex.split(command_line(recipe))[4:]
+        again = Recipe.from_dict(with_changes({}, [_assignment(w) for w in words if w != "--set"]))
+        assert again == recipe
+
+
+def test_differences_name_keys():
+    a, b = Recipe().to_dict(), Recipe.from_dict({"seed": 1, "rotation": {"method": "none"}}).to_dict()
+    found = differences([a, b])
+    assert found["seed"] == [0, 1] and found["rotation.method"] == ["hadamard", "none"]
+    assert found["rotation.hadamard.block"] == [0, None] and "weights.bits" not in found
