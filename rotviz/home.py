@@ -18,6 +18,8 @@ from pathlib import Path
 
 from rotviz.errors import BadInput, OutOfRoom
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when there is no room: the disk, the user's quota, or the largest file it allows."""
 HOME_VARIABLE = "ROTVIZ_HOME"
 DATA_VARIABLE = "ROTVIZ_DATA"
 
@@ -70,7 +72,7 @@ def room_in(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # safetensors reports a full disk as an error of its own, with the system's words in it
-        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and os.strerror(errno.ENOSPC) not in str(error):
+        if getattr(error, "errno", None) not in FULL and not any(os.strerror(code) in str(error) for code in FULL):
             raise
         raise OutOfRoom(f"no room left on the disk that holds {folder}; free some space, or set {HOME_VARIABLE} to a folder "
                         "on another disk; what had been finished is kept") from error

@@ -13,22 +13,22 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rotviz.capture.taps import tapped
 from rotviz.errors import BadText
 from rotviz.home import write_atomically
 from rotviz.models.family import BlockView, NormKind, norm_gain
-from rotviz.models.walk import BlockSource, forward
-from rotviz.surgery.steps import fold_block, linearize_experts
 from rotviz.types import Site
 
+if TYPE_CHECKING:
+    from rotviz.models.walk import BlockSource
+
 NORMED_SITES = (Site.ATTN_IN, Site.MLP_IN)
-FORMAT = "1"
+FORMAT = "2"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Capture:
             return file.get_tensor(name)
 
 
-def capture(source: BlockSource, tokens: Tensor, texts: list[str], path: Path, meta: dict[str, str] | None = None,
+def capture(source: "BlockSource", tokens: Tensor, texts: list[str], path: Path, meta: dict[str, str] | None = None,
             progress: Callable[[int, int], None] | None = None) -> Capture:
     """Push one sequence through the model block by block and keep every site.
 
@@ -88,6 +88,10 @@ def capture(source: BlockSource, tokens: Tensor, texts: list[str], path: Path, m
         meta: words to keep with it.
         progress: called with blocks done and all blocks.
     """
+    from rotviz.capture.taps import tapped  # with transformers behind them, which a reader of captures does not wait for
+    from rotviz.models.walk import forward
+    from rotviz.surgery.steps import fold_block, linearize_experts
+
     if len(tokens) < 2:
         raise BadText(f"the text has {len(tokens)} token(s); a look at a model needs at least 2")
     device = source.ends.model.device

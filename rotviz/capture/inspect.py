@@ -5,6 +5,7 @@ again reads it from there, without loading the model.
 """
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +14,8 @@ from typing import Any
 from rotviz.capture.capture import FORMAT, Capture, capture, open_capture
 from rotviz.config import fingerprint
 from rotviz.errors import BadInput
-from rotviz.home import home
+from rotviz.home import home, write_atomically
 from rotviz.models.loading import LoadedModel, load, weights_mark
-from rotviz.models.walk import BlockSource
 from rotviz.numerics.massive import MassiveToken, find_massive, massive_tokens
 from rotviz.numerics.statistics import Summary, summarize
 from rotviz.texts import load_text, prompt_tokens
@@ -23,6 +23,8 @@ from rotviz.types import Site
 
 Progress = Callable[[float, str], None]
 MAX_TOKENS = 8192
+STATISTICS = "1"
+"""Raise it when the statistics, or the rule for massive tokens, change."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,15 @@ def look(wanted: Look, loaded: LoadedModel | None = None, progress: Progress | N
     path = capture_path(wanted)
     if path.exists():
         return open_capture(path)
+    from rotviz.models.walk import BlockSource  # with transformers behind it
+
     say(0.0, f"loading {wanted.model}")
     loaded = loaded or load(wanted.model)
     say(0.3, "reading the text")
     tokens = prompt_tokens(text_of(wanted), loaded.tokenizer, wanted.tokens, wanted.bos)
     texts = [loaded.tokenizer.decode([t]) for t in tokens.tolist()]
-    meta = {"model": wanted.model, "text": "prompt" if wanted.prompt else wanted.text, "notes": "; ".join(loaded.notes)}
+    meta = {"model": wanted.model, "text": "prompt" if wanted.prompt else wanted.text, "notes": "; ".join(loaded.notes),
+            "special_tokens": "yes" if _adds_tokens(loaded) else "no"}
     return capture(BlockSource(loaded.model), tokens, texts, path, meta,
                    lambda done, blocks: say(0.35 + 0.6 * done / blocks, f"block {done} of {blocks}"))
 
@@ -105,12 +110,38 @@ def inspect(wanted: Look, loaded: LoadedModel | None = None, progress: Progress 
     """A look with its massive tokens and the statistics of every site."""
     say = progress or (lambda fraction, words: None)
     seen = look(wanted, loaded, lambda fraction, words: say(0.8 * fraction, words))
+    kept = _kept(seen)
+    if kept is not None:
+        return Inspection(wanted, seen, *kept)
     found = find_massive((block, seen.site(block, Site.RESID)) for block in range(seen.blocks))
     sites = []
     for block in range(seen.blocks):
         sites += [SiteSummary(block, site, summarize(seen.site(block, site))) for site in Site]
         say(0.8 + 0.2 * (block + 1) / seen.blocks, f"statistics of block {block + 1} of {seen.blocks}")
+    _keep(seen, found, sites)
     return Inspection(wanted, seen, tuple(found), tuple(sites))
+
+
+def _keep(seen: Capture, found: list[MassiveToken], sites: list[SiteSummary]) -> None:
+    """The numbers beside the capture, so that the next look at it need not sort millions of numbers again."""
+    plain = {"format": STATISTICS, "massive": [asdict(m) for m in found], "sites": [[s.block, s.site, asdict(s.summary)] for s in sites]}
+    write_atomically(seen.path.with_suffix(".json"), lambda path: path.write_text(json.dumps(plain), encoding="utf-8"))
+
+
+def _kept(seen: Capture) -> tuple[tuple[MassiveToken, ...], tuple[SiteSummary, ...]] | None:
+    path = seen.path.with_suffix(".json")
+    if not path.exists() or path.stat().st_mtime_ns < seen.path.stat().st_mtime_ns:
+        return None
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    if plain["format"] != STATISTICS:
+        return None
+    massive = (MassiveToken(**m | {"spikes": tuple((c, v) for c, v in m["spikes"])}) for m in plain["massive"])
+    return tuple(massive), tuple(SiteSummary(block, Site(site), Summary(**s)) for block, site, s in plain["sites"])
+
+
+def _adds_tokens(loaded: LoadedModel) -> bool:
+    """Whether the tokenizer puts tokens of its own around a text."""
+    return loaded.tokenizer("a").input_ids != loaded.tokenizer("a", add_special_tokens=False).input_ids
 
 
 def text_of(wanted: Look) -> str:

@@ -14,6 +14,7 @@ A site whose slot is not among the chosen ones, or any site under the method "no
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from rotviz.types import CACHE_SITES, SLOT_OF_SITE, Granularity, QuantSpec, Site
 
 ALL_SLOTS = tuple(Slot)
 BY_HEAD = (Site.O_IN, Site.KEY, Site.VALUE)
+SMALL = 256
+"""Rotations up to this size are kept by the hundred."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,17 @@ def site_rows(capture: Capture, block: int, site: Site, turn: Turn) -> Tensor:
 def rotation_of(turn: Turn, site: Site, size: int, block: int) -> Rotation:
     """The rotation that a plan with this seed puts in the site's slot of this block (surgery.plan.make_plan)."""
     slot = SLOT_OF_SITE[site]
-    method = turn.settings or ROTATIONS[turn.method]()
-    return method.build(slot, size, generator_for(turn.seed, slot, block if slot is Slot.R2 else 0))
+    build = _built_small if size <= SMALL else _built
+    return build(turn.method, turn.settings, turn.seed, slot, size, block if slot is Slot.R2 else 0)
+
+
+def _build(method: str, settings: Any, seed: int, slot: Slot, size: int, block: int) -> Rotation:
+    return (settings or ROTATIONS[method]()).build(slot, size, generator_for(seed, slot, block))
+
+
+# All blocks share one rotation in R1, R3 and R4, and a Haar rotation of 1536 channels takes a second to draw.
+_built = lru_cache(maxsize=8)(_build)
+_built_small = lru_cache(maxsize=512)(_build)
 
 
 def rounded(rows: Tensor, site: Site, spec: QuantSpec, head_width: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Norms and routers in their input's own precision.
 
-transformers normalizes (and chooses experts) in float32 even in a float64 model, which hides any difference below 1e-7. Here are the same functions in
-the precision of what they are given: UnitRMSNorm is also what is left of a norm once its gain is folded away.
+transformers normalizes (and chooses experts) in float32 even in a float64 model, which hides any difference below 1e-7. Here are
+the same functions in the precision of what they are given: UnitRMSNorm is also what is left of a norm once its gain is folded away.
 
     unit    x / sqrt(mean(x^2) + eps)               gain    w * unit(x)
     router  softmax over all experts, the k largest kept, their weights made to sum to one where the family does so

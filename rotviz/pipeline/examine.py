@@ -22,5 +22,9 @@ def examine(model: str, method: str = "hadamard", seed: int = 0, progress: Calla
     diagnosis = diagnose(prepared.source, prepared.family_name)
     tokens = prompt_tokens(load_text("pydoc"), prepared.loaded.tokenizer, PROBE_TOKENS)[None].to(prepared.device)
     plan = rotation_plan(prepared.recipe, prepared.sizes)
-    proofs = prove(prepared.source, plan, probe_tokens(tokens), progress=lambda done, blocks: say(0.2 + 0.8 * done / blocks, f"block {done} of {blocks}"))
+
+    def tell(done: int, blocks: int) -> None:
+        say(0.2 + 0.8 * done / blocks, f"block {done} of {blocks}")
+
+    proofs = prove(prepared.source, plan, probe_tokens(tokens), progress=tell)
     return diagnosis, proofs

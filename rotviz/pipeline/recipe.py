@@ -28,7 +28,7 @@ from rotviz.types import BITS, FLOAT_BITS, Granularity, QuantSpec, Slot, check_c
 class TextTable:
     """Which texts are read, and how much of them."""
 
-    calibration: str = setting("wikitext2:validation", "text that methods learn from: wikitext2:SPLIT, pydoc, c4:validation, or a path to a .txt file")
+    calibration: str = setting("wikitext2:validation", "text that methods learn from: wikitext2:SPLIT, pydoc, c4:validation, or a .txt file")
     evaluation: str = setting("wikitext2:test", "text that perplexity is measured on")
     samples: int = setting(16, "calibration windows", minimum=1)
     length: int = setting(2048, "tokens in a window", minimum=2)

@@ -11,14 +11,17 @@ Calibration takes windows at random places, as GPTQ and QuaRot do: start = randi
 
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from rotviz.errors import BadInput, BadText
 from rotviz.texts.file import checked_text
 from rotviz.texts.source import load_text, parse_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHORTEST = 2  # one token predicts nothing
 CHARACTERS_PER_TOKEN = 64  # generous: no usual token is longer
@@ -41,7 +44,7 @@ class TextWindows:
     total_tokens: int
 
 
-def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def tokenize(text: str, tokenizer: "PreTrainedTokenizerBase") -> Tensor:
     """The tokens [T] of a whole text, with the tokenizer's default special tokens once.
 
     Raises:
@@ -52,7 +55,7 @@ def tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     return torch.tensor(ids, dtype=torch.long)
 
 
-def evaluation_windows(source: str, tokenizer: PreTrainedTokenizerBase, length: int, windows: int) -> TextWindows:
+def evaluation_windows(source: str, tokenizer: "PreTrainedTokenizerBase", length: int, windows: int) -> TextWindows:
     """The first windows of a text, not overlapping; 0 windows = all.
 
     Raises:
@@ -67,7 +70,7 @@ def evaluation_windows(source: str, tokenizer: PreTrainedTokenizerBase, length: 
     return TextWindows(source, cut, protocol, len(tokens))
 
 
-def calibration_windows(source: str, tokenizer: PreTrainedTokenizerBase, length: int, samples: int, seed: int) -> TextWindows:
+def calibration_windows(source: str, tokenizer: "PreTrainedTokenizerBase", length: int, samples: int, seed: int) -> TextWindows:
     """Windows at random places of a text; they may overlap. The same seed gives the same places.
 
     Raises:
@@ -84,7 +87,7 @@ def calibration_windows(source: str, tokenizer: PreTrainedTokenizerBase, length:
     return TextWindows(source, cut, protocol, len(tokens))
 
 
-def prompt_tokens(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int, bos: bool = True) -> Tensor:
+def prompt_tokens(text: str, tokenizer: "PreTrainedTokenizerBase", tokens: int, bos: bool = True) -> Tensor:
     """The first tokens of a text, for a look inside the model: [T] with 2 <= T <= tokens.
 
     Args:
@@ -108,21 +111,21 @@ def prompt_tokens(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int, bo
     return torch.tensor(ids[:tokens], dtype=torch.long)
 
 
-def bos_words(tokenizer: PreTrainedTokenizerBase, tokens: Tensor) -> str:
+def bos_words(tokenizer: "PreTrainedTokenizerBase", tokens: Tensor) -> str:
     """Whether the text's first token is the tokenizer's <bos>, in words."""
     if tokenizer.bos_token_id is not None and len(tokens) and int(tokens[0]) == tokenizer.bos_token_id:
         return "BOS once at the start of the text"
     return "no BOS (the tokenizer adds none)"
 
 
-def _tokens_of(source: str, tokenizer: PreTrainedTokenizerBase, needed: int, what: str) -> Tensor:
+def _tokens_of(source: str, tokenizer: "PreTrainedTokenizerBase", needed: int, what: str) -> Tensor:
     tokens = tokenize(load_text(source), tokenizer)
     if len(tokens) < needed:
         raise BadText(f"{source} has {len(tokens)} tokens and {what} needs {needed}; use a longer text, a shorter length or fewer windows")
     return tokens
 
 
-def _protocol(source: str, tokenizer: PreTrainedTokenizerBase, tokens: Tensor, windows: str, length: int) -> str:
+def _protocol(source: str, tokenizer: "PreTrainedTokenizerBase", tokens: Tensor, windows: str, length: int) -> str:
     return f"{parse_source(source).words}; tokenized once, {bos_words(tokenizer, tokens)}; {windows}; {length - 1} scored tokens per window"
 
 

@@ -1,7 +1,7 @@
 """What is looked at: model, text, block and site. Chosen once, kept across pages, in the link.
 
-Every page that looks at a capture begins with `chosen()`. The widgets are bound to the address bar (m, t, n, bos, prompt, b, s), so a copied link opens the
-same view in another browser.
+Every page that looks at a capture begins with `chosen()`. The widgets are bound to the address bar (m, t, n, bos, prompt, b, s), so a
+copied link opens the same view in another browser.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import streamlit as st
 
 from rotviz.capture.capture import Capture
 from rotviz.capture.inspect import Look
-from rotviz.errors import BadInput, RotvizError
+from rotviz.errors import BadInput
 from rotviz.home import home, write_atomically
 from rotviz.texts import text_from_bytes
 from rotviz.types import SITE_WORDS, Site
@@ -19,7 +19,9 @@ from rotviz.ui.cache import captured, model_names
 
 TEXTS = {"pydoc": "Python documentation (embedded)", "wikitext2:test": "WikiText-2, test", "wikitext2:validation": "WikiText-2, validation",
          "c4:validation": "C4, validation", "prompt": "my own prompt", "file": "a text file"}
+TOKENS = (32, 64, 128, 256, 512, 1024, 2048)
 DEFAULT_PROMPT = "Summer is warm. Winter is cold."
+FIRST_BLOCK = 12
 
 
 @dataclass(frozen=True)
@@ -31,40 +33,50 @@ class Chosen:
     site: Site
     capture: Capture
 
+    @property
+    def at(self) -> str:
+        """`block 12, MLP input`."""
+        return f"block {self.block}, {SITE_WORDS[self.site]}"
 
-def chosen(*, block: bool = True, site: bool = True) -> Chosen:
-    """Draw the sidebar's choices and return them with the capture. Stops the page with a message where the input cannot be used.
 
-    Args:
-        block, site: whether this page has a use for a block and a site; the others keep their last value.
+def chosen() -> Chosen:
+    """Draw the sidebar's choices and return them with the capture.
+
+    Raises:
+        RotvizError: the input cannot be used; the frame shows it in words.
     """
     with st.sidebar:
         wanted = _look()
     capture = captured(wanted)
     with st.sidebar:
-        at = _block(capture.blocks) if block else int(st.session_state.get("b", 0))
-        where = _site() if site else Site(st.session_state.get("s", Site.MLP_IN))
-    return Chosen(wanted, min(at, capture.blocks - 1), where, capture)
+        return Chosen(wanted, _block(capture.blocks), _site(), capture)
+
+
+def chosen_model() -> str:
+    """The model alone, for a page that looks at no text."""
+    with st.sidebar:
+        return _model()
 
 
 def _look() -> Look:
-    st.subheader("What to look at", divider=False)
-    model = st.selectbox("Model", model_names(), key="m", accept_new_options=True, bind="query-params",
-                         help="An embedded model, a hub id such as Qwen/Qwen2.5-0.5B, a folder, or a .gguf file: type it in.")
-    text = st.selectbox("Text", list(TEXTS), format_func=TEXTS.get, key="t", bind="query-params")
-    tokens = st.select_slider("Tokens", [32, 64, 128, 256, 512, 1024, 2048], 512, key="n", bind="query-params")
-    bos = st.toggle("Special tokens at the start", True, key="bos", bind="query-params",
-                    help="Whether the tokenizer may put its own first token (BOS) before the text; some have none.")
-    try:
-        if text == "prompt":
-            prompt = st.text_area("Prompt", DEFAULT_PROMPT, key="prompt", max_chars=20_000, bind="query-params")
-            return Look(model, "prompt", tokens, bos, prompt)
-        if text == "file":
-            return Look(model, _uploaded(), tokens, bos)
-        return Look(model, text, tokens, bos)
-    except RotvizError as error:
-        st.error(str(error))
-        st.stop()
+    model = _model()
+    text = st.selectbox("Text", list(TEXTS), key="t", bind="query-params",
+                        help="; ".join(f"{name}: {words}" for name, words in TEXTS.items()))
+    prompt = source = None
+    if text == "prompt":
+        prompt = st.text_area("Prompt", DEFAULT_PROMPT, key="prompt", max_chars=20_000, bind="query-params", height=100)
+    elif text == "file":
+        source = _uploaded()
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    tokens = left.selectbox("Tokens at most", [str(n) for n in TOKENS], TOKENS.index(512), key="n", bind="query-params")
+    bos = right.toggle("BOS", True, key="bos", bind="query-params",
+                       help="Let the tokenizer put its own first token (BOS) before the text. Some have none: then this changes nothing.")
+    return Look(model, source or text, int(tokens), bos, prompt)
+
+
+def _model() -> str:
+    return st.selectbox("Model", model_names(), key="m", accept_new_options=True, bind="query-params",
+                        help="An embedded model, a hub id such as Qwen/Qwen2.5-0.5B, a folder, or a .gguf file: type it in.") or ""
 
 
 def _uploaded() -> str:
@@ -83,11 +95,18 @@ def _uploaded() -> str:
 
 
 def _block(blocks: int) -> int:
-    if st.session_state.get("b", 0) > blocks - 1:
+    if blocks < 2:
+        return 0
+    kept = st.session_state.get("b")
+    if isinstance(kept, int) and kept > blocks - 1:  # a smaller model was chosen, or a link names a block that is not there
         st.session_state["b"] = blocks - 1
-    return st.slider("Block", 0, blocks - 1, min(12, blocks // 2), key="b", bind="query-params", help="Decoder layer, counted from 0.") if blocks > 1 else 0
+    return st.slider("Block", 0, blocks - 1, min(FIRST_BLOCK, blocks // 2), key="b", bind="query-params",
+                     help="Decoder layer, counted from 0.")
 
 
 def _site() -> Site:
-    return st.selectbox("Site", list(Site), index=list(Site).index(Site.RESID), format_func=lambda s: f"{s} · {SITE_WORDS[s]}", key="s", bind="query-params",
-                        help="A tensor that enters a linear layer or the KV cache; resid is the residual stream after the block.")
+    names = [s.value for s in Site]
+    name = st.selectbox("Site", names, names.index(Site.MLP_IN), key="s", bind="query-params",
+                        help="A tensor that enters a linear layer or the KV cache.\n\n"
+                        + "\n\n".join(f"**{site}**: {words}" for site, words in SITE_WORDS.items()))
+    return Site(name)

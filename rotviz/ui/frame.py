@@ -10,6 +10,7 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from rotviz.errors import RotvizError
+from rotviz.ui.theme import apply_theme
 
 
 @contextmanager
@@ -17,6 +18,7 @@ def frame(pages: Mapping[str, Sequence[StreamlitPage]]) -> Iterator[StreamlitPag
     """Draw the frame and hand over the page to run. An error that rotviz explains becomes a message, not a traceback."""
     st.set_page_config(page_title="rotviz", page_icon=":material/sync:", layout="wide")
     page = st.navigation(dict(pages))
+    apply_theme()
     try:
         yield page
     except RotvizError as error:

@@ -5,20 +5,34 @@ from typing import Any
 import streamlit as st
 
 from rotviz.plots.drawing import Drawing
-from rotviz.plots.export import config, to_csv
+from rotviz.plots.export import browser, config, to_csv, to_png
 
 
-def show(drawing: Drawing, key: str, *, on_select: str = "ignore", selection_mode: Any = "points") -> Any:
+def show(drawing: Drawing, key: str, *, caption: str = "", on_select: str = "ignore", selection_mode: Any = "points") -> Any:
     """Draw a figure with its alt text, and below it, folded away, the same in words and as a table to download.
 
     Args:
         drawing: what plots made.
         key: unique on the page; also the key of the selection.
+        caption: one sentence that says how to read it.
         on_select, selection_mode: as for st.plotly_chart.
     """
-    event = st.plotly_chart(drawing.figure, key=key, config=config(drawing.name), alt=drawing.alt, on_select=on_select, selection_mode=selection_mode)
+    event = st.plotly_chart(drawing.figure, key=key, config=config(drawing.name), alt=drawing.alt, on_select=on_select,
+                            selection_mode=selection_mode)
+    if caption:
+        st.caption(caption)
     with st.expander("In words and numbers", expanded=False):
-        st.caption(drawing.alt)
-        st.dataframe(drawing.table, hide_index=True, height=min(38 + 35 * len(drawing.table), 280))
-        st.download_button("Download as CSV", lambda: to_csv(drawing), f"{drawing.name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore")
+        st.markdown(_plain(drawing.alt))
+        st.dataframe(drawing.table, hide_index=True, height=min(38 + 35 * len(drawing.table), 280), key=f"{key}-table")
+        with st.container(horizontal=True):
+            st.download_button("CSV", lambda: to_csv(drawing), f"{drawing.name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore",
+                               icon=":material/download:", help="The table; the camera in the figure's toolbar saves it as SVG.")
+            if browser():
+                st.download_button("PNG", lambda: to_png(drawing), f"{drawing.name}.png", "image/png", key=f"{key}-png",
+                                   on_click="ignore", icon=":material/image:", help="The figure on white, drawn on this machine.")
     return event
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: a token may be `*` or `$`."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|~$<>:" else c for c in text)

@@ -78,7 +78,8 @@ def test_a_second_look_reads_the_file(monkeypatch):
 
 
 def test_different_looks_have_different_files():
-    looks = [wanted("tiny-llama"), wanted("tiny-qwen2"), wanted("tiny-llama", bos=False), Look("tiny-llama", "pydoc", 64), Look("tiny-llama", "pydoc", 32)]
+    looks = [wanted("tiny-llama"), wanted("tiny-qwen2"), wanted("tiny-llama", bos=False),
+             Look("tiny-llama", "pydoc", 64), Look("tiny-llama", "pydoc", 32)]
     assert len({capture_path(x) for x in looks}) == len(looks)
 
 

@@ -132,7 +132,7 @@ def test_unknown_architectures_are_refused_by_name():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=16))
-    with pytest.raises(UnknownFamily, match="GPT2LMHeadModel.*known: .*LlamaForCausalLM"):
+    with pytest.raises(UnknownFamily, match=r"GPT2LMHeadModel.*known: .*LlamaForCausalLM"):
         family_of(model)
 
 

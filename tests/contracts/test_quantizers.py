@@ -8,7 +8,8 @@ import torch
 from rotviz.quantizers import QUANTIZERS
 from rotviz.types import Granularity, QuantSpec
 
-SPECS = [QuantSpec(4, True, Granularity.CHANNEL, clip="mse"), QuantSpec(3, False, Granularity.GROUP, 16), QuantSpec(2, True, Granularity.CHANNEL, clip=0.8)]
+SPECS = [QuantSpec(4, True, Granularity.CHANNEL, clip="mse"),
+         QuantSpec(3, False, Granularity.GROUP, 16), QuantSpec(2, True, Granularity.CHANNEL, clip=0.8)]
 
 
 @pytest.fixture

@@ -1,0 +1,144 @@
+"""Figures of runs: of several that share a measure, of one, and of one against another. Records or results in, a Drawing out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rotviz.plots.compare_errors import draw_compare_errors
+from rotviz.plots.divergence_bars import draw_divergence_bars
+from rotviz.plots.drawing import Drawing
+from rotviz.plots.error_by_block import RELATIVE_MSE, SQNR_DB, draw_error_by_block
+from rotviz.plots.frame import Range, shared_range
+from rotviz.plots.pareto import draw_pareto
+from rotviz.plots.perplexity_bars import draw_perplexity_bars
+from rotviz.plots.progress_by_block import draw_progress_by_block
+from rotviz.store.runs import RunRecord, Store
+from rotviz.types import FLOAT_BITS, SITE_WORDS, Site
+from rotviz.ui.runs import dig, names_of, result_of
+
+DRAWN = 24  # bars in one figure; the table has the rest
+LOG_FROM = 20.0  # ratio of the largest to the smallest
+MEASURES = {"relative_mse": RELATIVE_MSE, "sqnr_db": SQNR_DB, "massive": "relative MSE of massive tokens",
+            "ordinary": "relative MSE of ordinary tokens"}
+COSTS = {"activations": "bits an activation", "weights": "bits a weight", "kv": "bits a KV cache number", "seconds": "seconds of the run"}
+
+
+def perplexity_figure(records: Sequence[RunRecord]) -> Drawing:
+    """Perplexity of each run against the float model's."""
+    shown, names = _drawn(records)
+    reference = dig(shown[0].result, "perplexity", "reference") or {} if shown else {}
+    values, stderrs = (_numbers(shown, "perplexity", "quantized", what) for what in ("value", "stderr"))
+    return draw_perplexity_bars(names, values, stderrs, reference=reference.get("value"), reference_stderr=reference.get("stderr"),
+                                methods=_methods(shown))
+
+
+def divergence_figure(records: Sequence[RunRecord]) -> Drawing:
+    """KL divergence from the float model and agreement on the top token."""
+    shown, names = _drawn(records)
+    kl = _numbers(shown, "divergence", "kl_nats")
+    apart = kl[np.isfinite(kl) & (kl > 0)]
+    return draw_divergence_bars(names, kl, _numbers(shown, "divergence", "same_top"), methods=_methods(shown),
+                                log=bool(apart.size and apart.max() / apart.min() > LOG_FROM))
+
+
+def pareto_figure(records: Sequence[RunRecord], cost: str) -> Drawing:
+    """Perplexity against a cost, one of COSTS."""
+    names = names_of(records)
+    values = _numbers(records, "perplexity", "quantized", "value")
+    reference = dig(records[0].result, "perplexity", "reference", "value") if records else None
+    return draw_pareto([names[r.run_id] for r in records], np.array([_cost(r, cost) for r in records], dtype=float), values,
+                       stderrs=_numbers(records, "perplexity", "quantized", "stderr"), methods=_methods(records), reference=reference,
+                       cost_title=COSTS[cost])
+
+
+def residual_figure(records: Sequence[RunRecord], measure: str = "relative_mse") -> Drawing:
+    """Error of the residual stream after each block: accumulated solid, this block alone dotted."""
+    names, solid, dotted = names_of(records), {}, {}
+    for record in records:
+        rows = [e for e in result_of(record)["errors"] if e["site"] == Site.RESID]
+        solid[names[record.run_id]] = _line(rows, measure)
+        if measure == "relative_mse":
+            dotted[names[record.run_id]] = _line(rows, "isolated")
+    return draw_error_by_block(solid, isolated=dotted, unit=MEASURES[measure])
+
+
+def error_grid(result: Mapping[str, Any], measure: str = "relative_mse") -> pd.DataFrame:
+    """Errors by block (rows) and site (columns) in the order of the block's computation; NaN where nothing was rounded."""
+    frame = pd.DataFrame(result["errors"])
+    if frame.empty:
+        return pd.DataFrame()
+    grid = frame.pivot_table(index="block", columns="site", values=measure, aggfunc="first", dropna=False).astype(float)
+    return grid[[s for s in map(str, Site) if s in grid.columns]].sort_index()
+
+
+def site_errors_figure(result: Mapping[str, Any], measure: str = "relative_mse", y_range: Range | None = None) -> Drawing:
+    """Lines of error over the blocks, one for each site."""
+    grid = error_grid(result, measure)
+    lines = {SITE_WORDS[Site(site)]: grid[site].to_numpy() for site in grid.columns}
+    return draw_error_by_block(lines, unit=MEASURES[measure], y_range=y_range)
+
+
+def sites_range(results: Sequence[Mapping[str, Any]], measure: str = "relative_mse") -> Range:
+    """Limits for several runs' site errors side by side."""
+    return shared_range(*(error_grid(r, measure).to_numpy() for r in results), log=not MEASURES[measure].endswith("(dB)"))
+
+
+def weight_errors(result: Mapping[str, Any]) -> pd.DataFrame:
+    """Relative MSE of the weights by block and role; empty where weights stayed in float."""
+    frame = pd.DataFrame(result["weight_errors"])
+    return frame if frame.empty else frame.pivot_table(index="block", columns="role", values="relative_mse", aggfunc="first", sort=False)
+
+
+def ratio_figure(a: Mapping[str, Any], b: Mapping[str, Any], names: tuple[str, str]) -> Drawing | None:
+    """Heat map of log2(error of B / error of A) by block and site; None where they share no site or differ in depth."""
+    grids = error_grid(a), error_grid(b)
+    sites = [s for s in grids[0].columns if s in grids[1].columns]
+    if not sites or len(grids[0]) != len(grids[1]):
+        return None
+    return draw_compare_errors(grids[0][sites].to_numpy(), grids[1][sites].to_numpy(), sites, name_a=names[0], name_b=names[1])
+
+
+def progress_figure(run_id: str) -> Drawing | None:
+    """Error of the residual stream over the blocks finished so far; None before the first."""
+    events = [e.event for e in Store().events_since(run_id) if e.event.block is not None and e.event.metrics and e.event.blocks]
+    if not events:
+        return None
+    done = max(e.block for e in events) + 1
+    lines = {name: np.full(done, np.nan) for name in ("accumulated", "isolated")}
+    for event in events:
+        for name, line in lines.items():
+            line[event.block] = event.metrics.get(name, np.nan)
+    return draw_progress_by_block(lines, events[-1].blocks, done=done)
+
+
+def _methods(records: Sequence[RunRecord]) -> list[str]:
+    return [str(dig(r.recipe, "rotation", "method")) for r in records]
+
+
+def _drawn(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """The runs of a bar chart, best first, and their names."""
+    order = sorted(records, key=lambda r: dig(r.result, "perplexity", "quantized", "value") or np.inf)[:DRAWN]
+    names = names_of(order)
+    return order, [names[r.run_id] for r in order]
+
+
+def _cost(record: RunRecord, cost: str) -> float:
+    if cost == "seconds":
+        return float(sum((dig(record.result, "seconds") or {}).values()))
+    if cost == "weights" and dig(record.recipe, "weights", "method") == "none":
+        return float(FLOAT_BITS)
+    return float(dig(record.recipe, cost, "bits") or np.nan)
+
+
+def _numbers(records: Sequence[RunRecord], *path: str) -> np.ndarray:
+    found = [dig(r.result, *path) for r in records]
+    return np.array([np.nan if v is None else v for v in found], dtype=float)
+
+
+def _line(rows: Sequence[Mapping[str, Any]], measure: str) -> np.ndarray:
+    line = np.full(max((row["block"] for row in rows), default=-1) + 1, np.nan)
+    for row in rows:
+        line[row["block"]] = np.nan if row[measure] is None else row[measure]
+    return line

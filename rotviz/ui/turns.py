@@ -1,0 +1,66 @@
+"""Pickers of rotations, slots and grids. The same keys on every page, so that a choice goes with the reader and into the link."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from rotviz.evaluation.sites import Turn
+from rotviz.rotations import ROTATIONS
+from rotviz.types import CACHE_SITES, SITE_WORDS, SLOT_OF_SITE, SLOT_WORDS, Granularity, QuantSpec, Site, Slot
+
+LAST_SEED = 2**31 - 1
+BITS = (2, 3, 4, 5, 6, 7, 8)
+CLIPS = ("1.0", "0.95", "0.9", "0.85", "0.8", "0.7", "0.6", "mse")
+GROUPS = ("0", "16", "32", "36", "48", "64", "72", "96", "128", "192", "256")
+BOUND = {"bind": "query-params"}
+
+
+def pick_turn(label: str, key: str, default: str, seed_key: str, slots: tuple[Slot, ...]) -> Turn:
+    """A method with its seed, side by side."""
+    left, right = st.columns([3, 2])
+    names = list(ROTATIONS)
+    method = left.selectbox(label, names, names.index(default), key=key, help=_summaries(), **BOUND)
+    seed = right.number_input("Seed", 0, LAST_SEED, 0, key=seed_key, disabled=method == "none", **BOUND,
+                              help="The same seed gives the same rotation on every machine.")
+    return Turn(method, 0 if method == "none" else int(seed), slots)
+
+
+def pick_slots() -> tuple[Slot, ...]:
+    """Which slots a rotation acts in."""
+    names = [s.value for s in Slot]
+    chosen = st.pills("Slots", names, selection_mode="multi", default=names, key="slots", **BOUND,
+                      help="; ".join(f"{slot}: {words}" for slot, words in SLOT_WORDS.items()))
+    return tuple(Slot(name) for name in names if name in chosen)
+
+
+def pick_spec(site: Site) -> QuantSpec:
+    """The grid: bits, clip, group, symmetric."""
+    bits, clip, group, symmetric = st.columns(4, vertical_alignment="bottom")
+    bits = bits.selectbox("Bits", [str(b) for b in BITS], BITS.index(4), key="bits", **BOUND, help="Bits a number.")
+    clip = clip.selectbox("Clip", CLIPS, CLIPS.index("0.9"), key="clip", **BOUND,
+                          help="The share of the range that the grid covers; mse searches it for each scale, which takes longer.")
+    group = group.selectbox("Group", GROUPS, key="group", **BOUND,
+                            help="Numbers that share a scale; 0 = a whole " + ("head." if site in CACHE_SITES else "token."))
+    symmetric = symmetric.toggle("Symmetric", True, key="sym", **BOUND,
+                                 help="A grid symmetric about zero; otherwise from the smallest to the largest value.")
+    granularity = Granularity.GROUP if int(group) else Granularity.TOKEN
+    return QuantSpec(int(bits), symmetric, granularity, int(group), clip if clip == "mse" else float(clip))
+
+
+def spec_words(spec: QuantSpec) -> str:
+    """`4-bit symmetric grid, clipped to 0.9`."""
+    clip = ", clip searched" if spec.clip == "mse" else "" if spec.clip == 1.0 else f", clipped to {spec.clip} of the range"
+    group = f", groups of {spec.group}" if spec.group else ""
+    return f"{spec.bits}-bit {'symmetric' if spec.symmetric else 'asymmetric'} grid{clip}{group}"
+
+
+def warn_idle(site: Site, turns: Sequence[Turn]) -> None:
+    """Says so where no chosen slot turns the chosen site: everything then looks the same before and after."""
+    slot = SLOT_OF_SITE[site]
+    if any(t.method != "none" for t in turns) and not any(t.acts_on(site) for t in turns):
+        st.info(f"The {SITE_WORDS[site]} is turned by {slot} ({SLOT_WORDS[slot]}), which is switched off: nothing changes at this site.",
+                icon=":material/info:")
+
+
+def _summaries() -> str:
+    return "\n\n".join(f"**{name}**: {method.summary}" for name, method in ROTATIONS.items())

@@ -1,0 +1,206 @@
+"""The command line's promises: one JSON object on standard output, progress on standard error, exit status 0, 2 or 130, one line that says why."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rotviz.cli import main
+from rotviz.store.runs import Store
+
+SMALL = ["--model", "tiny-llama", "--set", "text.evaluation=pydoc", "--set", "text.windows=2", "--set", "text.length=64"]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROTVIZ_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def call(capsys, *arguments):
+    """Exit status, standard output and standard error of a command in this process."""
+    status = main(list(arguments))
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def asked(capsys, *arguments):
+    status, out, _ = call(capsys, *arguments, "--json")
+    assert status == 0 and out.count("\n") == 1
+    return json.loads(out)
+
+
+def test_run_show_runs_compare(capsys, home):
+    first = asked(capsys, "run", *SMALL)
+    assert {"run_id", "recipe", "perplexity", "divergence", "seconds", "peak_memory_mb", "errors"} <= set(first)
+    second = asked(capsys, "run", *SMALL, "--rotation.method", "none", "--set", "weights.bits=3")
+    assert second["recipe"]["rotation"]["method"] == "none" and second["recipe"]["weights"]["bits"] == 3
+    listed = asked(capsys, "runs")["runs"]
+    assert [r["run_id"] for r in listed] == [second["run_id"], first["run_id"]]
+    shown = asked(capsys, "show", first["run_id"])
+    assert shown["result"]["perplexity"] == first["perplexity"]
+    compared = asked(capsys, "compare", first["run_id"], second["run_id"])
+    assert compared["differences"]["weights.bits"] == [4, 3] and compared["same_protocol"]
+    for command in (["runs"], ["show", first["run_id"]], ["compare", first["run_id"], second["run_id"]], ["models"]):
+        status, out, _ = call(capsys, *command)
+        assert status == 0 and out.strip()
+
+
+def test_the_shown_command_line_repeats_the_run(capsys, home):
+    import shlex
+
+    first = asked(capsys, "run", *SMALL, "--seed", "3")
+    _, out, _ = call(capsys, "show", first["run_id"])
+    line = next(x for x in out.splitlines() if x.startswith("repeat it with: "))
+    again = asked(capsys, *shlex.split(line.split("python -m rotviz ")[1]))
+    assert again["perplexity"] == first["perplexity"] and again["recipe"] == first["recipe"]
+
+
+def test_a_recipe_file_gives_the_same_numbers_as_python(capsys, home, tmp_path):
+    from rotviz.pipeline.recipe import Recipe
+    from rotviz.pipeline.run import run
+
+    plain = {"model": "tiny-qwen2", "text": {"evaluation": "pydoc", "windows": 2, "length": 64}, "kv": {"bits": 4}}
+    recipe = Recipe.from_dict(plain)
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+    through_cli = asked(capsys, "run", str(tmp_path / "recipe.toml"))
+    generator = run(recipe)
+    try:
+        while True:
+            next(generator)
+    except StopIteration as stop:
+        assert through_cli["perplexity"] == stop.value.to_dict()["perplexity"]
+
+
+def test_inspect_doctor_models(capsys, home):
+    found = asked(capsys, "inspect", "--model", "tiny-llama", "--tokens", "64")
+    assert {"massive", "sites"} <= set(found) and found["massive"][0]["index"] == 0
+    prompt = asked(capsys, "inspect", "--model", "tiny-llama", "--prompt", "Grüße, 世界", "--tokens", "32")
+    assert prompt["tokens"] == 16  # <bos> and 15 bytes
+    checked = asked(capsys, "doctor", "--model", "tiny-gemma2")
+    assert all(p["holds"] for p in checked["proof"]) and len(checked["slots"]) == 4
+    models = asked(capsys, "models")
+    assert "smollm2-135m" in [m["name"] for m in models["models"]] and "llama" in models["families"]
+
+
+def folder_of_tiny(tmp_path: Path) -> Path:
+    from rotviz.models.loading import load
+
+    loaded = load("tiny-llama")
+    loaded.model.save_pretrained(tmp_path / "model")
+    loaded.tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_local_folder_works(capsys, home, tmp_path):
+    folder = folder_of_tiny(tmp_path)
+    result = asked(capsys, "run", "--model", str(folder), *SMALL[2:])
+    assert result["perplexity"]["quantized"]["value"] == pytest.approx(asked(capsys, "run", *SMALL)["perplexity"]["quantized"]["value"], rel=1e-6)
+
+
+def truncated(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def pickled(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def poisoned(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(("damage", "words"), [
+    (truncated, "truncated|shorter|cut"), (pickled, "pickle"), (poisoned, "NaN|not a number|finite"),
+    (lambda f: (f / "config.json").unlink(), "config.json"), (lambda f: shutil.rmtree(f), "no folder or file"),
+])
+@pytest.mark.parametrize("command", ["run", "inspect"])
+def test_broken_checkpoints(capsys, home, tmp_path, damage, words, command):
+    folder = folder_of_tiny(tmp_path)
+    damage(folder)
+    status, out, err = call(capsys, command, "--model", str(folder), *(SMALL[2:] if command == "run" else []))
+    last = err.strip().splitlines()[-1]
+    assert status == 2 and out == "" and last.startswith("rotviz: ") and re.search(words, last), err
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["run", "--model", "smolm2-135m"], "did you mean 'smollm2-135m'"),
+    (["run", "--set", "weights.bits=0"], "choose from 2"),
+    (["run", "--set", "weights.bits=17"], "choose from 2"),
+    (["run", "--weights.bits", "17"], "choose from 2"),
+    (["run", "--set", "weihgts.bits=4"], "did you mean 'weights'"),
+    (["run", "--set", "weights.bits"], "not KEY=VALUE"),
+    (["run", *SMALL, "--set", "weights.group=7"], "does not divide"),
+    (["run", "missing.toml"], "cannot read the recipe"),
+    (["run", *SMALL, "--set", "text.evaluation=missing.txt"], "missing.txt"),
+    (["inspect", "--model", "tiny-llama", "--prompt", ""], "empty"),
+    (["inspect", "--model", "tiny-llama", "--prompt", "x", "--no-bos"], "at least 2|2 are needed|few more words"),
+    (["inspect", "--model", "tiny-llama", "--tokens", "1"], "2 to 8192"),
+    (["show", "20990101"], "no run"),
+    (["compare", "20990101"], "two or more"),
+    (["runs", "--status", "lost"], "lost"),
+    (["doctor", "--model", "tiny-llama", "--method", "hadamrd"], "did you mean 'hadamard'"),
+])
+def test_bad_input_is_one_line_and_exit_status_2(capsys, home, arguments, words):
+    status, out, err = call(capsys, *arguments)
+    assert status == 2 and out == ""
+    assert re.search(words, err.strip().splitlines()[-1]) and "Traceback" not in err
+
+
+def test_binary_and_one_token_texts(capsys, home, tmp_path):
+    binary, short = tmp_path / "a.txt", tmp_path / "b.txt"
+    binary.write_bytes(bytes(range(256)) * 4)
+    short.write_text("a")
+    for file, words in ((binary, "binary|UTF-8"), (short, "tokens")):
+        status, _, err = call(capsys, "run", "--model", "tiny-llama", "--set", f"text.evaluation={file}", "--set", "text.length=64")
+        assert status == 2 and re.search(words, err)
+
+
+def environment(home: Path) -> dict[str, str]:
+    return {**os.environ, "ROTVIZ_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def test_interrupt_is_exit_status_130_and_resume_finishes(home):
+    command = [sys.executable, "-m", "rotviz", "run", "--model", "tiny-llama", "--set", "text.evaluation=pydoc", "--set",
+               "text.windows=100", "--set", "text.length=512", "--json"]
+    process = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not list(home.glob("runs/*/checkpoint/walk.safetensors")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and re.search("cancelled|stopped", err.splitlines()[-1])
+    run_id = next(home.glob("runs/*")).name
+    again = subprocess.run([*command[:4], "--resume", run_id, "--json"], env=environment(home), capture_output=True, text=True, timeout=180)
+    assert again.returncode == 0 and json.loads(again.stdout)["run_id"] == run_id
+    assert any("going on at block" in e.event.message for e in Store(home).events_since(run_id))
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path):
+    """No file may grow beyond 300 kB, which the system reports as it reports a full disk: in the middle of a write."""
+    home = tmp_path / "home"
+    home.mkdir()
+    script = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+              "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); from rotviz.cli import main; sys.exit(main(sys.argv[1:]))")
+    found = subprocess.run([sys.executable, "-c", script, "run", *SMALL[:4], "--set", "text.windows=40", "--set", "text.length=64"],
+                           env=environment(home), capture_output=True, text=True, timeout=120)
+    last = found.stderr.strip().splitlines()[-1]
+    assert found.returncode == 1 and last.startswith("rotviz: ") and "room" in last and "Traceback" not in found.stderr, found.stderr
+
+
+def test_reading_commands_do_not_wait_for_torch(home):
+    script = "import sys; from rotviz.cli import main; main(['runs']); assert 'torch' not in sys.modules and 'streamlit' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], env=environment(home), check=True, capture_output=True, timeout=60)
