@@ -13,8 +13,9 @@ from typing import Any
 from record import environment, load, save
 
 from rotviz.models.loading import load as load_model
+from rotviz.pipeline.events import Event
 from rotviz.pipeline.recipe import Recipe
-from rotviz.pipeline.run import run
+from rotviz.pipeline.run import finish, run
 
 NAME = "rotations"
 
@@ -47,15 +48,12 @@ def recipe_for(method: str, seed: int, windows: int) -> Recipe:
 
 
 def carry_out(recipe: Recipe, model: Any) -> dict[str, Any]:
-    events = run(recipe, loaded=model)
-    while True:
-        try:
-            event = next(events)
-            print(f"{recipe.title} seed {recipe.seed}: {event.fraction:4.0%} {event.message}", file=sys.stderr)
-        except StopIteration as stop:
-            result = stop.value.to_dict()
-            result.pop("environment")
-            return result
+    def say(event: Event) -> None:
+        print(f"{recipe.title} seed {recipe.seed}: {event.fraction:4.0%} {event.message}", file=sys.stderr)
+
+    result = finish(run(recipe, loaded=model), say).to_dict()
+    result.pop("environment")
+    return result
 
 
 def summary(runs: Any) -> list[dict[str, Any]]:

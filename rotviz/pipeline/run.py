@@ -71,6 +71,17 @@ def run(recipe: Recipe, *, checkpoint: Path | None = None, cancelled: Callable[[
                         "blocks that were finished are kept") from error
 
 
+def finish(events: Generator[Event, None, Result], on_event: Callable[[Event], None] | None = None) -> Result:
+    """Drive a run to its end: result = finish(run(recipe))."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as stop:
+            return stop.value
+        if on_event:
+            on_event(event)
+
+
 @dataclass
 class _Job:
     """One run on its way: the clock, the checkpoint, the cancel switch."""

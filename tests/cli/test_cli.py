@@ -65,18 +65,13 @@ def test_the_shown_command_line_repeats_the_run(capsys, home):
 
 def test_a_recipe_file_gives_the_same_numbers_as_python(capsys, home, tmp_path):
     from rotviz.pipeline.recipe import Recipe
-    from rotviz.pipeline.run import run
+    from rotviz.pipeline.run import finish, run
 
     plain = {"model": "tiny-qwen2", "text": {"evaluation": "pydoc", "windows": 2, "length": 64}, "kv": {"bits": 4}}
     recipe = Recipe.from_dict(plain)
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
     through_cli = asked(capsys, "run", str(tmp_path / "recipe.toml"))
-    generator = run(recipe)
-    try:
-        while True:
-            next(generator)
-    except StopIteration as stop:
-        assert through_cli["perplexity"] == stop.value.to_dict()["perplexity"]
+    assert through_cli["perplexity"] == finish(run(recipe)).to_dict()["perplexity"]
 
 
 def test_inspect_doctor_models(capsys, home):

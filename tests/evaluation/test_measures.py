@@ -117,16 +117,12 @@ def test_sites_follow_the_rotation_that_a_run_uses():
     """The page and the pipeline must turn the same site by the same matrix: local errors of a run on the captured text agree."""
     from rotviz.models.loading import load
     from rotviz.pipeline.recipe import Recipe
-    from rotviz.pipeline.run import run
+    from rotviz.pipeline.run import finish, run
 
     recipe = Recipe.from_dict({"model": "tiny-llama", "weights": {"method": "none"}, "activations": {"symmetric": True, "clip": 0.9},
                                "text": {"evaluation": "pydoc", "windows": 1, "length": 96}, "seed": 4})
-    generator = run(recipe, loaded=load("tiny-llama"))
-    try:
-        while True:
-            next(generator)
-    except StopIteration as stop:
-        errors = {e["site"]: e["relative_mse"] for e in stop.value.errors if e["block"] == 0}
+    result = finish(run(recipe, loaded=load("tiny-llama")))
+    errors = {e["site"]: e["relative_mse"] for e in result.errors if e["block"] == 0}
     capture, spec = look(Look("tiny-llama", "pydoc", 96)), QuantSpec(4, True, clip=0.9)
     assert errors["attn_in"] == pytest.approx(token_errors(capture, 0, Site.ATTN_IN, Turn("hadamard", 4), spec).all, rel=1e-3)
 

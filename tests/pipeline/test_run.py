@@ -24,11 +24,7 @@ def recipe(*changes, **top):
 
 def finish(generator):
     events = []
-    while True:
-        try:
-            events.append(next(generator))
-        except StopIteration as stop:
-            return events, stop.value
+    return events, pipeline.finish(generator, events.append)
 
 
 @pytest.mark.parametrize("name", TINY)
