@@ -55,7 +55,8 @@ def plain_perplexity(model, windows: torch.Tensor) -> float:
 
 def walk_perplexity(loaded, windows: int) -> float:
     """rotviz's own path, with nothing quantized."""
-    recipe = Recipe.from_dict({"rotation": {"method": "none"}, "weights": {"method": "none"}, "activations": {"bits": 16}, "text": {"windows": windows}})
+    recipe = Recipe.from_dict({"rotation": {"method": "none"}, "weights": {"method": "none"}, "activations": {"bits": 16},
+                               "text": {"windows": windows}})
     return finish(run(recipe, loaded=loaded)).quantized.value
 
 

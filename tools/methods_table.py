@@ -1,0 +1,52 @@
+"""Write docs/methods.md: every registered method with its settings, from the classes themselves. `--check` only says whether the file is current."""
+
+import sys
+from pathlib import Path
+
+from rotviz.config import settings_of
+from rotviz.models.families import FAMILIES
+from rotviz.pipeline.recipe import recipe_settings
+from rotviz.quantizers import QUANTIZERS
+from rotviz.rotations import ROTATIONS
+
+TARGET = Path(__file__).parents[1] / "docs" / "methods.md"
+HEAD = "# Methods, families and recipe keys\n\nWritten by `python tools/methods_table.py` from the code; a test keeps it current.\n"
+
+
+def document() -> str:
+    """The whole page."""
+    parts = [HEAD, _methods("Rotations", "rotation.method", ROTATIONS), _methods("Weight quantizers", "weights.method", QUANTIZERS), _families(), _keys()]
+    return "\n".join(parts)
+
+
+def _methods(title: str, key: str, registry) -> str:
+    lines = [f"## {title}\n", f"`{key} =`\n", "| name | what it does | settings (default) |", "| --- | --- | --- |"]
+    for name in sorted(registry):
+        settings = ", ".join(f"`{s.name}` ({s.default}): {s.help}" for s in settings_of(registry[name])) or "none"
+        lines.append(f"| `{name}` | {registry[name].summary} | {settings.replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _families() -> str:
+    lines = ["## Model families\n", "| family | transformers architectures |", "| --- | --- |"]
+    lines += [f"| {name} | {', '.join(FAMILIES[name].architectures)} |" for name in sorted(FAMILIES)]
+    return "\n".join(lines) + "\n"
+
+
+def _keys() -> str:
+    lines = ["## Recipe keys\n", "| key | default | meaning |", "| --- | --- | --- |"]
+    for key, setting in recipe_settings().items():
+        default = ", ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
+        lines.append(f"| `{key}` | {default} | {setting.help.replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    if "--check" in sys.argv:
+        return 0 if TARGET.exists() and TARGET.read_text() == document() else 1
+    TARGET.write_text(document())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
