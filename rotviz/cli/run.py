@@ -65,7 +65,7 @@ def recipe_from(options: argparse.Namespace) -> Any:
 
     plain = read_recipe_file(options.recipe) if options.recipe else {}
     flags = [(name[4:], _value(text)) for name, text in vars(options).items() if name.startswith("key:") and text is not None]
-    return Recipe.from_dict(with_changes(plain, [*map(_assignment, options.set), *flags]))
+    return Recipe.from_dict(with_changes(plain, [*map(_assignment, options.set), *flags])).anchored()
 
 
 def print_result(result: dict[str, Any]) -> None:

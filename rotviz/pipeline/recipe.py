@@ -143,6 +143,11 @@ class Recipe:
         """The recipe as a TOML document."""
         return tomli_w.dumps(self.to_dict())
 
+    def anchored(self) -> "Recipe":
+        """The same recipe with every path in it absolute, so that a worker that started elsewhere finds the same files."""
+        text = replace(self.text, calibration=_anchored(self.text.calibration), evaluation=_anchored(self.text.evaluation))
+        return replace(self, model=_anchored(self.model), text=text)
+
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that change with any key that determines the result."""
@@ -204,6 +209,10 @@ def with_changes(plain: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -
                 raise BadInput(f"{key}: {name} is not a table of the recipe")
         table[last] = value
     return result
+
+
+def _anchored(name: str) -> str:
+    return str(Path(name).absolute()) if name and Path(name).exists() else name
 
 
 def _method_tables(plain: dict[str, Any], section: str, registry: Registry) -> dict[str, Any]:

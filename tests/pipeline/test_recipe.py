@@ -94,6 +94,13 @@ def test_command_line_repeats_the_recipe():
         assert again == recipe
 
 
+def test_paths_become_absolute_and_names_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.txt").write_text("words")
+    anchored = Recipe.from_dict({"text": {"evaluation": "my.txt"}}).anchored()
+    assert anchored.text.evaluation == str(tmp_path / "my.txt") and anchored.model == "smollm2-135m"
+
+
 def test_differences_name_keys():
     a, b = Recipe().to_dict(), Recipe.from_dict({"seed": 1, "rotation": {"method": "none"}}).to_dict()
     found = differences([a, b])

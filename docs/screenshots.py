@@ -1,0 +1,56 @@
+"""Retake docs/screenshots: every page in light and dark, with the embedded model and a few real runs. `make screenshots`."""
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+from lab import chromium, link_models, served, settled  # noqa: E402
+
+from rotviz.jobs.execute import execute_now  # noqa: E402
+from rotviz.pipeline.recipe import Recipe  # noqa: E402
+from rotviz.store.runs import Store  # noqa: E402
+
+TARGET = ROOT / "docs" / "screenshots"
+VIEWS = {"outliers": "?b=14&s=mlp_in", "rotate": "?b=14&s=mlp_in"}
+
+
+def main() -> None:
+    TARGET.mkdir(exist_ok=True)
+    pages = re.findall(r"pages/(\w+)\.py", (ROOT / "app.py").read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        link_models(home)
+        os.environ["ROTVIZ_HOME"] = folder
+        some_runs()
+        with served(home) as address, chromium() as browser:
+            for theme in ("light", "dark"):
+                context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme=theme)
+                for page in pages:
+                    take(context, address, page, theme)
+
+
+def some_runs() -> None:
+    """Four small real runs, so that Evaluate and Runs have something to show."""
+    for method in ("none", "orthogonal", "hadamard"):
+        for bits in (4, 8) if method == "hadamard" else (4,):
+            execute_now(Store(), Recipe.from_dict({
+                "rotation": {"method": method}, "weights": {"method": "none"}, "activations": {"bits": bits, "symmetric": True, "clip": 0.9},
+                "text": {"evaluation": "pydoc", "windows": 2, "length": 512}}))
+
+
+def take(context, address: str, page: str, theme: str) -> None:
+    tab = context.new_page()
+    tab.goto(f"{address}/{'' if page == 'overview' else page}{VIEWS.get(page, '')}")
+    settled(tab, 180)
+    tab.wait_for_timeout(1500)  # charts fade in
+    tab.screenshot(path=str(TARGET / f"{page}-{theme}.png"))
+    tab.close()
+
+
+if __name__ == "__main__":
+    main()
