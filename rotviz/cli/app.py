@@ -28,6 +28,6 @@ def handle(options: argparse.Namespace) -> int:
         raise BadInput(f"there is no {script}; the app runs from a checkout of the project, see the README")
     os.chdir(script.parent)  # .streamlit/config.toml is found from here
     sys.stdout.flush()
-    arguments = ["-m", "streamlit", "run", str(script), f"--server.port={options.port}", f"--server.address={options.address}",
+    arguments = ["-m", "rotviz.ui.serve", f"--server.port={options.port}", f"--server.address={options.address}",
                  f"--server.headless={'false' if options.open else 'true'}"]
     os.execv(sys.executable, [sys.executable, *arguments])

@@ -197,7 +197,7 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, steps: list[S
     first = state.reference[:size].clone()
     meter = SiteMeter(massive_mask(first.flatten(0, 1)))
     rewritten = rewrite_block(prepared.source.owned(index), steps)
-    state.weight_errors += quantize_weights(rewritten, prepared.recipe)
+    state.weight_errors += quantize_weights(rewritten, prepared.recipe, job.stop_if_cancelled)
     quantize_activations(rewritten, prepared.recipe.activations.spec(), meter)
     quantize_cache(rewritten, prepared.recipe.kv.spec(), meter)
     turned = _turn(first, plan, prepared)
@@ -215,13 +215,14 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, steps: list[S
     return {"accumulated": residual.relative_mse, "isolated": isolated}
 
 
-def quantize_weights(view: BlockView, recipe: Recipe) -> list[dict[str, Any]]:
-    """Quantize a block's linears in place (the block belongs to the caller); their relative errors."""
+def quantize_weights(view: BlockView, recipe: Recipe, between: Callable[[], None]) -> list[dict[str, Any]]:
+    """Quantize a block's linears in place (the block belongs to the caller); their relative errors. `between` may raise Cancelled."""
     spec = recipe.weights.spec()
     if not spec.quantizes:
         return []
     found = []
     for module, roles in view.quantized_modules().items():
+        between()
         weight = module.weight.data
         quantized = recipe.weight_settings.quantize(weight, spec)
         found.append({"block": view.index, "role": "+".join(roles), "relative_mse": relative_mse(weight, quantized.weight),
