@@ -21,7 +21,8 @@ def results(embedded_home):
     found = {}
     for method in ("none", "orthogonal", "hadamard"):
         recipe = Recipe.from_dict({"rotation": {"method": method}, "weights": {"method": "none"}, "device": "cpu",
-                                   "activations": {"bits": 4, "symmetric": True, "clip": 0.9}, "text": {"evaluation": "pydoc", "windows": 1, "length": 256}})
+                                   "activations": {"bits": 4, "symmetric": True, "clip": 0.9},
+                                   "text": {"evaluation": "pydoc", "windows": 1, "length": 256}})
         found[method] = finish(run(recipe, loaded=loaded))
     return found
 

@@ -13,7 +13,7 @@ def test_public_names_exist():
     assert rotviz.__all__ == sorted(rotviz.__all__)
     for name in rotviz.__all__:
         assert getattr(rotviz, name) is not None
-    with pytest.raises(AttributeError, match="it has .*Recipe"):
+    with pytest.raises(AttributeError, match=r"it has .*Recipe"):
         rotviz.recipe_maker  # noqa: B018 - the access is the test
 
 

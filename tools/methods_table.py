@@ -15,8 +15,8 @@ HEAD = "# Methods, families and recipe keys\n\nWritten by `python tools/methods_
 
 def document() -> str:
     """The whole page."""
-    parts = [HEAD, _methods("Rotations", "rotation.method", ROTATIONS), _methods("Weight quantizers", "weights.method", QUANTIZERS), _families(), _keys()]
-    return "\n".join(parts)
+    rotations = _methods("Rotations", "rotation.method", ROTATIONS)
+    return "\n".join([HEAD, rotations, _methods("Weight quantizers", "weights.method", QUANTIZERS), _families(), _keys()])
 
 
 def _methods(title: str, key: str, registry) -> str:

@@ -107,15 +107,10 @@ def test_a_broken_checkpoint_is_not_taken(tmp_path):
 
 
 def test_cancel_keeps_the_blocks_that_were_finished(tmp_path):
-    asked = []
-
-    def cancelled():
-        asked.append(1)
-        return len(asked) > 5
-
+    walked = []
     with pytest.raises(Cancelled):
-        finish(run(recipe(), checkpoint=tmp_path, cancelled=cancelled))
-    assert (tmp_path / "walk.safetensors").exists()
+        pipeline.finish(run(recipe(), checkpoint=tmp_path, cancelled=lambda: bool(walked)), lambda e: walked.append(e) if e.stage == "walk" else None)
+    assert [e.block for e in walked] == [0] and (tmp_path / "walk.safetensors").exists()
 
 
 def test_a_rewrite_that_does_not_hold_stops_before_anything_is_quantized(monkeypatch):
