@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from rotviz.ui.frame import frame
+from rotviz.ui.frame import run
 
 PAGES = {
     "See": [
@@ -20,5 +20,4 @@ PAGES = {
     ],
 }
 
-with frame(PAGES) as page:
-    page.run()
+run(PAGES)

@@ -1,1 +1,331 @@
-"""runs"""
+"""Runs: what has been run, by anyone who uses this folder. Find one, open it, compare several, take the numbers away, repeat it.
+
+Two perplexities may be compared when their protocols agree: the same text, cut and counted in the same way, and the same float model.
+Where they do not, this page says so and leaves those figures out. Links: ?run=ID opens a run, ?runs=ID,ID compares.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from rotviz.errors import RotvizError, UnknownName
+from rotviz.jobs.queue import tend
+from rotviz.store.runs import RunRecord, Status, Store
+from rotviz.ui.live import live_run, stopped_run
+from rotviz.ui.run_figures import (
+    MEASURES,
+    divergence_figure,
+    error_grid,
+    perplexity_figure,
+    ratio_figure,
+    residual_figure,
+    site_errors_figure,
+    sites_range,
+    weight_errors,
+)
+from rotviz.ui.runs import (
+    LISTED,
+    by_measure,
+    column_config,
+    duration,
+    error_log,
+    headline,
+    listed,
+    matching,
+    measure_of,
+    names_of,
+    recipe_differences,
+    recipe_toml,
+    repeat_with,
+    result_of,
+    safe,
+    side_by_side,
+    table,
+)
+from rotviz.ui.show import show
+
+MOST = 8  # runs side by side
+
+
+def draw() -> None:
+    """The page."""
+    st.title("What has been run?")
+    tend()
+    everything = listed()
+    if not everything:
+        st.info("Nothing has been run yet. Put a recipe on the queue on the page Evaluate, or use `python -m rotviz run`.")
+        return
+    shown = _filtered(everything)
+    opened = _opened(shown)
+    if not opened:
+        st.caption("Choose one run to open it, two or more to compare them.")
+    elif len(opened) == 1:
+        _one(opened[0])
+    else:
+        _several(opened)
+
+
+# Which runs
+
+
+def _filtered(records: list[RunRecord]) -> list[RunRecord]:
+    cells = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
+    words = cells[0].text_input("Search", key="q", bind="query-params", placeholder="title, id, key=value", icon=":material/search:",
+                                help="All words must be found, in the title, the id, or the recipe as key=value such as kv.bits=4.")
+    models = cells[1].multiselect("Model", sorted({r.model for r in records}), key="rm", bind="query-params", placeholder="all")
+    states = cells[2].multiselect("Status", [str(s) for s in Status], key="rs", bind="query-params", placeholder="all")
+    methods = cells[3].multiselect("Rotation", sorted({r.recipe["rotation"]["method"] for r in records}), key="rr", bind="query-params",
+                                   placeholder="all")
+    shown = matching(records, words, models, states, methods)
+    st.caption(f"{len(shown)} of {len(records)} runs, newest first." + (f" Older ones than the newest {LISTED} are in `rotviz runs`."
+                                                                       if len(records) == LISTED else ""))
+    return shown
+
+
+def _opened(shown: list[RunRecord]) -> list[RunRecord]:
+    """The chosen runs: from the link, the table or the box below it; all three say the same."""
+    ids = [r.run_id for r in shown]
+    opened = _from_link()
+    marks = [ids.index(i) for i in opened if i in ids]
+    # The table is a new one when what it lists or what is open has changed elsewhere, for its rows are known by number only.
+    key = f"table-{hash(tuple(ids))}-{st.session_state.get('changed-elsewhere', 0)}"
+    elsewhere = [i for i in opened if i not in ids]
+    st.dataframe(table(shown).drop(columns=["protocol"]), key=key, hide_index=True, selection_mode="multi-row",
+                 column_config=column_config(),
+                 on_select=lambda: _open([*(ids[i] for i in st.session_state[key].selection.rows), *elsewhere]),
+                 selection_default={"selection": {"rows": marks}}, height=min(38 + 35 * max(len(shown), 1), 353), placeholder="–",
+                 alt="Runs, newest first, with their status and main numbers")
+    known = {r.run_id: r for r in listed()}
+    st.session_state["open"] = [i for i in opened if i in known]
+    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    left.multiselect("Open", list(known), key="open", max_selections=MOST, on_change=_open_from_box,
+                     format_func=lambda i: f"{known[i].title} · seed {known[i].recipe.get('seed')} · {i}",
+                     placeholder="choose runs here or in the table")
+    right.download_button("Table as CSV", table(shown).to_csv(index=False), "runs.csv", "text/csv", key="csv", on_click="ignore",
+                          icon=":material/download:", width="stretch")
+    return [known[i] for i in opened if i in known]
+
+
+def _from_link() -> list[str]:
+    """Whole ids of the runs that the link names; ends of ids do too."""
+    named = [*st.query_params.get("runs", "").split(","), st.query_params.get("run", "")]
+    found: list[str] = []
+    for name in filter(None, (n.strip() for n in named)):
+        try:
+            found.append(Store().get(name).run_id)
+        except UnknownName as error:
+            st.warning(str(error), icon=":material/search_off:")
+    return list(dict.fromkeys(found))[:MOST]
+
+
+def _open(ids: Sequence[str]) -> None:
+    """Write the chosen runs into the link."""
+    for name in ("run", "runs"):
+        st.query_params.pop(name, None)
+    if ids:
+        st.query_params["run" if len(ids) == 1 else "runs"] = ",".join(ids[:MOST])
+
+
+def _open_from_box() -> None:
+    _open(st.session_state["open"])
+    st.session_state["changed-elsewhere"] = st.session_state.get("changed-elsewhere", 0) + 1
+
+
+# One run
+
+
+def _one(record: RunRecord) -> None:
+    took = f" · took {duration(record.seconds)}" if record.over and record.seconds else ""
+    st.markdown(f"#### {headline(record)}")
+    st.caption(f"{record.run_id} · {record.created[:16].replace('T', ' ')} UTC{took}")
+    _buttons(record)
+    if not record.over:
+        live_run(record.run_id)
+    elif record.status is not Status.DONE:
+        stopped_run(record)
+    _command(record)
+    if record.status is Status.DONE:
+        _result(record)
+    else:
+        with st.expander("Recipe"):
+            st.code(recipe_toml(record), language="toml")
+        log = error_log(record)
+        if log:
+            with st.expander("Error log"):
+                st.code(log, language=None)
+
+
+def _buttons(record: RunRecord) -> None:
+    row = st.container(horizontal=True)
+    row.download_button("Recipe as TOML", lambda: recipe_toml(record), f"{record.run_id}.toml", "application/toml", key="toml",
+                        on_click="ignore", icon=":material/download:")
+    if record.status is Status.DONE:
+        row.download_button("Result as JSON", lambda: json.dumps(result_of(record), indent=1), f"{record.run_id}.json", "application/json",
+                            key="json", on_click="ignore", icon=":material/download:")
+        row.download_button("Errors as CSV", lambda: error_grid(result_of(record)).to_csv(), f"{record.run_id}-errors.csv", "text/csv",
+                            key="errors-csv", on_click="ignore", icon=":material/download:")
+    if record.status is not Status.RUNNING and row.button("Delete", key="delete", icon=":material/delete:"):
+        _confirm(record)
+
+
+@st.dialog("Delete this run?")
+def _confirm(record: RunRecord) -> None:
+    st.markdown(headline(record))
+    st.write("Its result, its events and its files go. The recipe can be run again as long as somebody has it.")
+    if st.button("Delete", type="primary", key="delete-really", icon=":material/delete:", on_click=_delete, args=(record.run_id,)):
+        st.rerun()
+
+
+def _delete(run_id: str) -> None:
+    try:
+        Store().delete(run_id)
+    except RotvizError as error:
+        st.toast(str(error), icon=":material/error:")
+    else:
+        _open([])
+
+
+def _command(record: RunRecord) -> None:
+    st.caption("Repeat it on the command line:")
+    st.code(repeat_with(record), language="bash", wrap_lines=True)
+
+
+def _result(record: RunRecord) -> None:
+    result = result_of(record)
+    _numbers(result)
+    names = ("Errors", "Recipe", "Proof", "Weights", "Time and place")
+    for name, tab in zip(names, st.tabs(list(names), key="part", on_change="rerun", bind="query-params")):
+        if tab.open:
+            with tab:
+                {"Errors": _errors, "Recipe": lambda _: st.code(recipe_toml(record), language="toml"), "Proof": _proof, "Weights": _weights,
+                 "Time and place": _place}[name](result)
+
+
+def _numbers(result: dict[str, Any]) -> None:
+    perplexity, divergence = result["perplexity"], result["divergence"]
+    cells = st.columns(5)
+    for cell, (label, value, help) in zip(cells, (
+        ("Perplexity", _with_error(perplexity["quantized"]), "of the quantized model ± one standard error"),
+        ("Float model", _with_error(perplexity["reference"]), "the same windows, nothing quantized"),
+        ("Ratio", _with_error(perplexity["ratio"]), "quantized over float, the error paired by window"),
+        ("KL, nats a token", _short(divergence["kl_nats"]), "mean divergence from the float model"),
+        ("Same top token", "–" if divergence["same_top"] is None else f"{divergence['same_top']:.1%}", "positions where both agree"),
+    )):
+        cell.metric(label, value, help=help)
+    st.caption(f":material/straighten: {perplexity['quantized']['protocol']}; {perplexity['quantized']['tokens']:,} scored tokens.")
+    if perplexity["quantized"]["nan_windows"]:
+        st.warning(f"{perplexity['quantized']['nan_windows']} windows gave NaN, so the perplexity is none.", icon=":material/warning:")
+    for note in result["notes"]:
+        st.caption(f":material/info: {safe(note)}")
+
+
+def _errors(result: dict[str, Any]) -> None:
+    measure = _measure("err1")
+    show(site_errors_figure(result, measure), "site-errors",
+         caption="Each site's line is what rounding loses there, on the numbers it is given; the residual stream's is all that has arrived.")
+    st.dataframe(error_grid(result, measure), height=318, column_config={"block": st.column_config.NumberColumn(pinned=True)},
+                 alt="Error by block and site")
+
+
+def _measure(key: str) -> str:
+    return st.segmented_control("Error", list(MEASURES), format_func=MEASURES.get, default="relative_mse", required=True, key=key,
+                                bind="query-params", label_visibility="collapsed")
+
+
+def _proof(result: dict[str, Any]) -> None:
+    if not result["proof"]:
+        st.caption("Nothing was rotated, so there was nothing to prove.")
+        return
+    st.caption("Before anything was quantized: how much each step of the rewrite changed the logits, relative to their size.")
+    rows = [{"step": p["step"], "in words": p["words"], "change": f"{p['error']:.1e}", "allowed": f"{p['tolerance']:.0e}",
+             "holds": p["error"] <= p["tolerance"]} for p in result["proof"]]
+    st.dataframe(rows, hide_index=True, alt="Steps of the rewrite with the change of the logits")
+
+
+def _weights(result: dict[str, Any]) -> None:
+    grid = weight_errors(result)
+    if grid.empty:
+        st.caption("The weights stayed in float.")
+        return
+    st.caption("Relative MSE of each quantized weight, by block and role.")
+    st.dataframe(grid, alt="Relative MSE of the weights by block and role")
+
+
+def _place(result: dict[str, Any]) -> None:
+    left, right = st.columns(2)
+    left.dataframe([{"stage": stage, "seconds": round(seconds, 2)} for stage, seconds in result["seconds"].items()], hide_index=True,
+                   alt="Seconds by stage")
+    left.caption(f"{duration(sum(result['seconds'].values()))} in all, peak memory {result['peak_memory_mb']:,.0f} MB.")
+    right.dataframe([{"what": what, "value": str(value)} for what, value in result["environment"].items()], hide_index=True,
+                    alt="Versions and machine")
+
+
+# Several runs
+
+
+def _several(records: list[RunRecord]) -> None:
+    st.subheader(f"{len(records)} runs side by side")
+    numbers = side_by_side(records)
+    st.dataframe(numbers, hide_index=True, alt="Main numbers of each run", height=38 + 35 * len(numbers))
+    found = recipe_differences(records)
+    if found.empty:
+        st.caption("Their recipes are the same.")
+    else:
+        st.caption("What differs in their recipes:")
+        st.dataframe(found, hide_index=True, alt="Recipe keys that differ")
+    done = [r for r in records if r.status is Status.DONE]
+    if len(done) < 2:
+        st.info("Figures need two finished runs.")
+        return
+    if len({measure_of(r) for r in done}) > 1:
+        names = names_of(done)
+        lines = "\n".join(f"- **{', '.join(names[r.run_id] for r in group)}**: {safe(m.protocol)}; {safe(m.model)} in {m.dtype}"
+                          for m, group in by_measure(done).items())
+        st.warning(f"Their perplexities must not be compared, for they were measured differently:\n{lines}", icon=":material/balance:")
+    else:
+        left, right = st.columns(2)
+        with left:
+            show(perplexity_figure(done), "cmp-perplexity",
+                 caption="Each bar starts at the float model's perplexity; whiskers are one standard error.")
+        with right:
+            show(divergence_figure(done), "cmp-divergence",
+                 caption="How far the next-token distribution moved from the float model's.")
+    _against(done)
+
+
+def _against(done: list[RunRecord]) -> None:
+    """Errors of one run against another's, cell by cell and line by line with locked axes."""
+    names = names_of(done)
+    show(residual_figure(done), "cmp-residual",
+         caption="Error of the residual stream after each block: solid accumulated, dotted with this block alone quantized.")
+    pair = done[:2]
+    if len(done) > 2:
+        cells = st.columns(2)
+        pair = [cells[i].selectbox(f"Run {'AB'[i]}", done, index=i, format_func=lambda r: names[r.run_id], key=f"pair{i}") for i in (0, 1)]
+    a, b = (result_of(r) for r in pair)
+    words = tuple(names[r.run_id] for r in pair)
+    drawing = ratio_figure(a, b, words)
+    if drawing is None:
+        st.info("These two have no site in common or differ in depth, so there is no cell to compare.")
+        return
+    show(drawing, "cmp-ratio",
+         caption=f"Blue: {words[1]} has the smaller error there; orange: the larger.")
+    limits = sites_range((a, b))
+    for cell, result, name in zip(st.columns(2), (a, b), words):
+        with cell:
+            st.markdown(f"**{name}**")
+            show(site_errors_figure(result, y_range=limits), f"cmp-sites-{name}",
+         caption="Error at each site over the blocks, both on the same axis.")
+
+
+def _with_error(entry: dict[str, Any]) -> str:
+    return _short(entry["value"]) + ("" if entry["stderr"] is None else f" ± {entry['stderr']:.2g}")
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if value >= 10_000 else f"{value:.4g}"
+
+
+draw()

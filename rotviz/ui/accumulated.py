@@ -6,11 +6,13 @@ import numpy as np
 import streamlit as st
 
 from rotviz.capture.inspect import Look
+from rotviz.errors import RotvizError
 from rotviz.evaluation.sites import Turn
 from rotviz.jobs.queue import submit
 from rotviz.pipeline.recipe import Recipe
 from rotviz.plots.drawing import Drawing
 from rotviz.plots.error_by_block import draw_error_by_block
+from rotviz.plots.words import count
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import QuantSpec, Site
 from rotviz.ui.live import live_run
@@ -63,9 +65,13 @@ def residual(records: Sequence[RunRecord], names: Sequence[str]) -> Drawing:
 
 def queue_runs(recipes: Sequence[Recipe]) -> None:
     """Put the recipes in line; equal ones that wait already are not doubled."""
-    for recipe in recipes:
-        submit(recipe)
-    st.toast(f"{len(recipes)} small runs are in line.", icon=":material/hourglass_empty:")
+    try:
+        for recipe in recipes:
+            submit(recipe)
+    except RotvizError as error:  # a callback runs outside the frame that shows errors
+        st.toast(str(error), icon=":material/error:")
+    else:
+        st.toast(f"In line: {count(len(recipes), 'small run')}.", icon=":material/hourglass_empty:")
 
 
 def watch(records: Sequence[RunRecord]) -> None:

@@ -1,13 +1,15 @@
 """What is looked at: model, text, block and site. Chosen once, kept across pages, in the link.
 
-Every page that looks at a capture begins with `chosen()`. The widgets are bound to the address bar (m, t, n, bos, prompt, b, s), so a
-copied link opens the same view in another browser.
+The frame draws them before the page runs, and the page asks for them: `chosen()`. The widgets are bound to the address bar (m, t, n, bos,
+prompt, b, s), so a copied link opens the same view in another browser.
 """
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
 
 from rotviz.capture.capture import Capture
 from rotviz.capture.inspect import Look
@@ -22,6 +24,7 @@ TEXTS = {"pydoc": "Python documentation (embedded)", "wikitext2:test": "WikiText
 TOKENS = (32, 64, 128, 256, 512, 1024, 2048)
 DEFAULT_PROMPT = "Summer is warm. Winter is cold."
 FIRST_BLOCK = 12
+_DRAWN = "choices-drawn"
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,55 @@ class Chosen:
         return f"block {self.block}, {SITE_WORDS[self.site]}"
 
 
-def chosen() -> Chosen:
-    """Draw the sidebar's choices and return them with the capture.
+def draw_choices(*, looks: bool, loads: bool) -> None:
+    """Draw the sidebar's choices for the page that runs next, which asks for them with `chosen` or `chosen_model`.
+
+    Args:
+        looks: the page looks at a text.
+        loads: the page has a use for a model alone.
 
     Raises:
         RotvizError: the input cannot be used; the frame shows it in words.
     """
-    with st.sidebar:
-        wanted = _look()
-    capture = captured(wanted)
-    with st.sidebar:
-        return Chosen(wanted, _block(capture.blocks), _site(), capture)
+    st.session_state.pop(_DRAWN, None)
+    if loads:
+        with st.sidebar:
+            st.session_state[_DRAWN] = _model()
+    if looks:
+        with st.sidebar:
+            wanted = _look()
+            place = st.container()  # first: the progress of a capture goes on the page, not here
+        capture = captured(wanted)
+        with place:
+            st.session_state[_DRAWN] = Chosen(wanted, _block(capture.blocks), _site(), capture)
+
+
+def chosen() -> Chosen:
+    """The model, the text, the block and the site of this run, with the capture they lead to."""
+    return _drawn(looks=True)
 
 
 def chosen_model() -> str:
-    """The model alone, for a page that looks at no text."""
-    with st.sidebar:
-        return _model()
+    """The model alone."""
+    return _drawn(looks=False)
+
+
+def framed() -> None:
+    """See to it that the page runs inside the frame. Pages with choices need not call it.
+
+    Until a server's first st.navigation Streamlit takes the folder pages/ for pages of its own: a link that is the first thing a new server
+    is asked for runs its page bare.
+    """
+    if _DRAWN not in st.session_state and PagesManager.uses_pages_directory:
+        PagesManager.uses_pages_directory = False
+        st.rerun()
+
+
+def _drawn(looks: bool) -> Any:
+    framed()
+    if _DRAWN not in st.session_state:  # a page on its own, as in a test
+        draw_choices(looks=looks, loads=not looks)
+    return st.session_state.pop(_DRAWN)
 
 
 def _look() -> Look:

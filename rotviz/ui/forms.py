@@ -156,8 +156,9 @@ def recipe_from_bytes(data: bytes, name: str) -> Recipe:
 
 def evaluation_text(key: str) -> str | None:
     """The text that perplexity is measured on, a corpus or an uploaded file; None below a message that says what is missing."""
-    chosen = st.selectbox("Evaluation text", list(TEXTS), format_func=TEXTS.get, key=key, bind="query-params",
-                          help="Perplexities on different texts, or on different cuts of one text, cannot be compared.")
+    chosen = st.selectbox("Evaluation text", list(TEXTS), key=key, bind="query-params",
+                          help="; ".join(f"{name}: {words}" for name, words in TEXTS.items())
+                          + ". Perplexities on different texts, or on different cuts of one text, cannot be compared.")
     if chosen != "file":
         return chosen
     file = st.file_uploader("Text file", type=["txt", "md"], key=f"{key}-file", help="UTF-8, up to 20 MB.")
@@ -242,11 +243,12 @@ def _word_or_number(setting: Setting, label: str, value: Any, common: dict[str, 
     if not words:
         return st.text_input(label, str(value), **common)
     is_number = not isinstance(value, str)
-    kind = st.segmented_control(label, [*words, A_NUMBER], default=A_NUMBER if is_number else value, required=True, **common)
-    if kind != A_NUMBER:
-        return kind
-    return st.number_input(f"{label}: share of the range", 0.05, 1.0, float(value) if is_number else 0.9, 0.05,
-                           key=f"{common['key']}.number", persist_state="session", label_visibility="collapsed")
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        kind = st.segmented_control(label, [*words, A_NUMBER], default=A_NUMBER if is_number else value, required=True, **common)
+        if kind != A_NUMBER:
+            return kind
+        return st.number_input(f"{label}: share of the range", 0.05, 1.0, float(value) if is_number else 0.9, 0.05, width=120,
+                               key=f"{common['key']}.number", persist_state="session", label_visibility="collapsed")
 
 
 def _number(setting: Setting, label: str, value: Any, common: dict[str, Any], whole: bool) -> Any:

@@ -1,25 +1,55 @@
-"""The frame around every page: navigation, the choices that stay across pages and in the link, and errors in words.
+"""The frame around every page: navigation, choices that stay across pages and in the link, and errors in words.
 
-Choices are widgets bound to the address bar: a link opens the same view. They stand in the sidebar, once, before the page runs.
+Choices are widgets bound to the address bar: a link opens the same view. Those in the sidebar (choices.py) are drawn here, before the page
+runs, because Streamlit keeps the part of the address that belongs to the router's own widgets when the reader goes to another page.
+What pages choose on their own under a shared key (a rotation, a grid) is remembered in the session and put back on the next page.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from rotviz.errors import RotvizError
+from rotviz.ui.choices import draw_choices
 from rotviz.ui.theme import apply_theme
 
+LOOKING = ("", "outliers", "massive_tokens", "rotate")
+"""Pages that look at a text: they get all of the sidebar's choices."""
+LOADING = ("doctor", "evaluate")
+"""Pages that have a use for a model alone."""
 
-@contextmanager
-def frame(pages: Mapping[str, Sequence[StreamlitPage]]) -> Iterator[StreamlitPage]:
-    """Draw the frame and hand over the page to run. An error that rotviz explains becomes a message, not a traceback."""
+SHARED = ("m", "t", "n", "bos", "prompt", "b", "s", "r", "seed", "slots", "ra", "sa", "rb", "sb", "bits", "clip", "group", "sym", "tok", "at")
+"""Keys of the choices that mean the same on every page that has them."""
+
+_PAGE, _KEPT = "frame-page", "frame-kept"
+
+
+def run(pages: Mapping[str, Sequence[StreamlitPage]]) -> None:
+    """Draw the frame and run the page. An error that rotviz explains becomes a message, not a traceback."""
     st.set_page_config(page_title="rotviz", page_icon=":material/sync:", layout="wide")
     page = st.navigation(dict(pages))
     apply_theme()
+    _put_back(page)
     try:
-        yield page
+        draw_choices(looks=page.url_path in LOOKING, loads=page.url_path in LOADING)
+        page.run()
     except RotvizError as error:
         st.error(str(error), icon=":material/error:")
+    finally:
+        _remember()
+
+
+def _put_back(page: StreamlitPage) -> None:
+    """On the first run of another page: what was chosen before, unless the link that led here says otherwise."""
+    before, st.session_state[_PAGE] = st.session_state.get(_PAGE), page.url_path
+    if before is None or before == page.url_path:
+        return
+    for key, value in st.session_state.get(_KEPT, {}).items():
+        if key not in st.query_params:
+            st.session_state[key] = value
+
+
+def _remember() -> None:
+    kept = st.session_state.setdefault(_KEPT, {})
+    kept.update({key: st.session_state[key] for key in SHARED if key in st.session_state})

@@ -39,8 +39,10 @@ def divergence_figure(records: Sequence[RunRecord]) -> Drawing:
     shown, names = _drawn(records)
     kl = _numbers(shown, "divergence", "kl_nats")
     apart = kl[np.isfinite(kl) & (kl > 0)]
+    log = bool(apart.size and apart.max() / apart.min() > LOG_FROM)
+    room = None if log or not apart.size else (0.0, 2.6 * float(apart.max()))  # for the words at a bar's end, in a narrow column too
     return draw_divergence_bars(names, kl, _numbers(shown, "divergence", "same_top"), methods=_methods(shown),
-                                log=bool(apart.size and apart.max() / apart.min() > LOG_FROM))
+                                log=log, x_range=room)
 
 
 def pareto_figure(records: Sequence[RunRecord], cost: str) -> Drawing:
@@ -55,7 +57,9 @@ def pareto_figure(records: Sequence[RunRecord], cost: str) -> Drawing:
 
 def residual_figure(records: Sequence[RunRecord], measure: str = "relative_mse") -> Drawing:
     """Error of the residual stream after each block: accumulated solid, this block alone dotted."""
-    names, solid, dotted = names_of(records), {}, {}
+    names, methods, solid, dotted = names_of(records), _methods(records), {}, {}
+    if len(set(methods)) == len(methods):  # a method's own name brings its own colour
+        names = {r.run_id: method for r, method in zip(records, methods)}
     for record in records:
         rows = [e for e in result_of(record)["errors"] if e["site"] == Site.RESID]
         solid[names[record.run_id]] = _line(rows, measure)

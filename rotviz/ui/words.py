@@ -35,7 +35,7 @@ def problem(tokens: Sequence[str], massive: Sequence[PersistentToken], stream: S
     more = f" {count(others, 'more token')} of this text {'does' if others == 1 else 'do'} the same." if others else ""
     name = token_words(first.index, tokens[first.index])
     return (f"{capital(name)} carries **{number(abs(first.value))}** in channel **{first.channel}** of the residual stream "
-            f"{where}, where the median is {number(float(f"{abs(first.value) / first.ratio:.2g}"))} (**{first.ratio:,.0f} times**).{more}")
+            f"{where}, where the median is {_rough(abs(first.value) / first.ratio)} (**{first.ratio:,.0f} times**).{more}")
 
 
 def capital(words: str) -> str:
@@ -72,7 +72,8 @@ def verdict(name_a: str, a: TokenErrors, name_b: str, b: TokenErrors) -> str:
     """Which of two rotations loses less, on which tokens, by how much."""
     parts = [_compared(name_a, a.all, name_b, b.all, "Over all tokens")]
     if math.isfinite(a.mean_massive) and math.isfinite(b.mean_massive):
-        parts += [_compared(name_a, a.mean_massive, name_b, b.mean_massive, "On the massive token" if a.massive.sum() == 1 else f"On the {a.massive.sum()} massive tokens"),
+        which = "On the massive token" if a.massive.sum() == 1 else f"On the {a.massive.sum()} massive tokens"
+        parts += [_compared(name_a, a.mean_massive, name_b, b.mean_massive, which),
                   _compared(name_a, a.mean_ordinary, name_b, b.mean_ordinary, "On the ordinary ones")]
     return " ".join(parts)
 
@@ -85,6 +86,10 @@ def _compared(name_a: str, a: float, name_b: str, b: float, where: str) -> str:
     (better, low), (worse, high) = sorted(((name_a, a), (name_b, b)), key=lambda pair: pair[1])
     factor = number(round(high / low, 2))
     return f"{where} **{better}** loses {percent(low)} of the energy and {worse} {percent(high)}: **{factor} times** less."
+
+
+def _rough(value: float) -> str:
+    return number(float(f"{value:.2g}"))
 
 
 def site_words(site: Site) -> str:

@@ -1,0 +1,169 @@
+"""The app in a real Chromium: what a visitor does, on a tiny model, with a server and a worker of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from install_browser import find
+from lab import chromium, served, settled
+
+from rotviz.store.runs import Status, Store
+
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+if find() is None:
+    pytestmark.append(pytest.mark.skip(reason="no Chromium: python tools/install_browser.py"))
+
+ROOT = Path(__file__).parents[2]
+PAGES = re.findall(r"pages/(\w+)\.py", (ROOT / "app.py").read_text())
+TINY = "m=tiny-llama&n=64"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def address(home):
+    with served(home) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Open a page in a context of its own."""
+    contexts = []
+
+    def open_page(path, width=1280, height=900, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.goto(f"{address}/{path}")
+        settled(page)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def healthy(page):
+    """No traceback, a title, and nothing wider than the window."""
+    assert page.locator("[data-testid='stException']").count() == 0, page.locator("[data-testid='stException']").first.inner_text()
+    assert page.locator("h1").first.is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), "the page scrolls sideways"
+
+
+def test_the_first_request_may_be_a_deep_link(visit):
+    """Runs first in this file: the server has seen nobody yet, and the frame is there all the same."""
+    page = visit(f"rotate?{TINY}&b=1")
+    healthy(page)
+    assert page.get_by_role("link", name="Outliers").is_visible()
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(("width", "height", "scheme"), [(1280, 900, "light"), (390, 844, "dark")])
+def test_every_page_on_a_desk_and_on_a_phone(visit, name, width, height, scheme):
+    path = "" if name == "overview" else name
+    healthy(visit(f"{path}?{TINY}", width, height, scheme))
+
+
+def test_no_text_is_smaller_than_12_pixels(visit):
+    small = """() => [...document.querySelectorAll('[data-testid=stMain] *, [data-testid=stSidebar] *')].filter(e => !e.closest('.katex') &&
+        [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) && e.getClientRects().length &&
+        getComputedStyle(e).visibility !== 'hidden' && parseFloat(getComputedStyle(e).fontSize) < 11.9).map(e => e.outerHTML.slice(0, 120))"""
+    for name in ("", "outliers", "rotate", "massive_tokens"):
+        assert visit(f"{name}?{TINY}").evaluate(small) == [], name
+
+
+def test_choices_stay_across_pages_and_in_the_link(visit, browser):
+    page = visit(f"outliers?{TINY}&b=0&s=down_in")
+    for name in ("Rotate", "Massive tokens", "Overview", "Outliers"):
+        page.get_by_role("link", name=name, exact=True).first.click()
+        page.wait_for_url(re.compile("/" if name == "Overview" else name.lower().replace(" ", "_")))
+        settled(page)
+        healthy(page)
+    assert "m=tiny-llama" in page.url and "s=down_in" in page.url and "b=0" in page.url
+    again = visit(page.url.split("/", 3)[3])
+    assert again.locator("h1").first.inner_text() == page.locator("h1").first.inner_text()
+    assert "down_in" in again.locator("[data-testid='stMain']").inner_text()
+
+
+def test_an_unknown_model_is_refused_in_words(visit):
+    page = visit("outliers?m=smolm2-135m")
+    words = page.locator("[data-testid='stAlert']").first.inner_text()
+    assert "smolm2-135m" in words and "smollm2-135m" in words
+    assert page.locator("[data-testid='stException']").count() == 0
+
+
+def test_a_prompt_in_any_script(visit):
+    page = visit(f"massive_tokens?{TINY}&t=prompt&prompt=Gr%C3%BC%C3%9Fe%20aus%20M%C3%BCnchen.%20%E4%BD%A0%E5%A5%BD")
+    healthy(page)
+    assert "M" in page.locator("[data-testid='stMain']").inner_text()
+
+
+def test_queue_watch_and_open_a_run(visit, home):
+    page = visit("evaluate?m=tiny-llama&w=1&l=64")
+    page.get_by_role("button", name=re.compile("queue", re.I)).first.click()
+    store = Store(home)
+    wait(lambda: store.count() >= 3 and all(r.over for r in store.list()), page)
+    assert {r.status for r in store.list()} == {Status.DONE}
+    page.reload()
+    settled(page)
+    healthy(page)
+    assert page.locator(".js-plotly-plot").count() >= 1
+    record = store.list()[0]
+    opened = visit(f"runs?run={record.run_id}")
+    healthy(opened)
+    assert record.run_id in opened.locator("[data-testid='stMain']").inner_text()
+
+
+def test_ten_visitors_do_not_mix(address):
+    """Each has a block and a site of its own; what a page says belongs to its own link."""
+    def one(index):
+        block, site = index % 2, ["attn_in", "mlp_in", "down_in", "o_in", "key"][index % 5]
+        with chromium() as browser:
+            page = browser.new_page()
+            page.goto(f"{address}/outliers?{TINY}&b={block}&s={site}")
+            settled(page)
+            words = page.locator("[data-testid='stMain']").inner_text()
+            return f"block {block}" in words.lower() and site in words
+
+    with ThreadPoolExecutor(5) as pool:
+        assert all(pool.map(one, range(10)))
+
+
+def test_a_killed_server_loses_no_run(browser, tmp_path):
+    """The run goes on in the worker while the server is gone, and its record is there for the next one."""
+    with served(tmp_path) as address:
+        page = browser.new_page()
+        page.goto(f"{address}/evaluate?m=tiny-llama&w=40&l=512")
+        settled(page)
+        page.get_by_role("button", name=re.compile("queue", re.I)).first.click()
+        store = Store(tmp_path)
+        wait(lambda: store.count(Status.RUNNING) == 1, page)
+        for number in subprocess.run(["pgrep", "-f", f"server.port={address.rsplit(':', 1)[1]}"], capture_output=True, text=True).stdout.split():
+            os.kill(int(number), signal.SIGKILL)
+        wait(lambda: all(r.over for r in store.list()), None)
+    assert {r.status for r in store.list()} == {Status.DONE}
+
+
+def wait(condition, page, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        if page is None:
+            time.sleep(0.2)
+        else:
+            page.wait_for_timeout(200)
