@@ -1,0 +1,130 @@
+"""How quick the app feels, measured in a real Chromium: another block, another page, and the size of the figures.
+
+    python benchmarks/interactivity.py [--rounds 8]
+
+SmolLM2-135M, 512 tokens, activations already captured. A time runs from the key press or click to the moment when the script has ended and every
+figure on the page is drawn.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from record import environment, save
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
+from lab import READY, chromium, link_models, served, settled
+
+PAGES = {"Overview": "", "Outliers": "outliers", "Massive tokens": "massive_tokens", "Rotate": "rotate", "Runs": "runs"}
+FIGURE_BYTES = """() => [...document.querySelectorAll('.js-plotly-plot')].map(figure => {
+    let bytes = 0;
+    const text = JSON.stringify([figure.data, figure.layout], (key, value) => {
+        if (ArrayBuffer.isView(value)) { bytes += value.byteLength * 4 / 3; return null }
+        return value });
+    return bytes + text.length })"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        link_models(Path(folder))
+        start = time.perf_counter()
+        with served(Path(folder)) as address, chromium() as browser:
+            up = time.perf_counter() - start
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            first = timed_visit(page, address)
+            again = first_figure_of_a_second_start(Path(folder), browser)
+            record = {
+                "environment": environment(), "server_up_seconds": up, "first_visit_with_capture_seconds": first, **again,
+                "another_block_seconds": blocks(page, address, options.rounds), "page_switch_seconds": switches(page, address, options.rounds),
+                "largest_figure_mb": largest_figures(page, address),
+            }
+    record["medians"] = {name: {key: statistics.median(values) for key, values in record[name].items()}
+                         for name in ("another_block_seconds", "page_switch_seconds")}
+    print(record["medians"], record["largest_figure_mb"], f"written to {save('interactivity', record)}", sep="\n")
+
+
+def timed_visit(page, address: str) -> float:
+    start = time.perf_counter()
+    page.goto(address)
+    page.wait_for_selector(".js-plotly-plot", timeout=180_000)
+    seconds = time.perf_counter() - start
+    settled(page, 180)
+    return seconds
+
+
+def first_figure_of_a_second_start(home: Path, browser) -> dict[str, float]:
+    """From the start of the server to the first figure, the captures being on disk: what the second `make run` does."""
+    start = time.perf_counter()
+    with served(home) as address:
+        up = time.perf_counter() - start
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector(".js-plotly-plot", timeout=180_000)
+        seconds = time.perf_counter() - start
+        page.close()
+    return {"second_start_up_seconds": up, "second_start_first_figure_seconds": seconds}
+
+
+def blocks(page, address: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds from choosing another block to its figures."""
+    found = {}
+    for name in ("outliers", "rotate", "massive_tokens"):
+        page.goto(f"{address}/{name}?b=3&s=mlp_in")
+        settled(page, 180)
+        slider = page.get_by_role("slider", name="Block")
+        found[name] = []
+        for _ in range(rounds):
+            slider.focus()
+            found[name].append(until_drawn(page, lambda: page.keyboard.press("ArrowRight")))
+    return found
+
+
+def switches(page, address: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds from a click on a page's name to its figures; the first round fills the caches and is not counted."""
+    page.goto(address)
+    settled(page, 180)
+    found: dict[str, list[float]] = {name: [] for name in PAGES}
+    for round_ in range(rounds // 2 + 1):
+        for name in [*list(PAGES)[1:], "Overview"]:
+            link = page.get_by_role("link", name=name, exact=True).first
+            seconds = until_drawn(page, link.click)
+            if round_:
+                found[name].append(seconds)
+    return found
+
+
+def until_drawn(page, action) -> float:
+    """Seconds from an action until the script has run and ended."""
+    page.evaluate("""() => { const app = document.querySelector("[data-testid='stApp']"); window.ran = false;
+        window.watcher = new MutationObserver(() => { if (app.dataset.testScriptState === 'running') window.ran = true });
+        window.watcher.observe(app, {attributes: true}) }""")
+    start = time.perf_counter()
+    action()
+    page.wait_for_function("() => window.ran", timeout=60_000, polling=10)
+    page.wait_for_selector(READY, timeout=60_000)
+    page.wait_for_function("() => !document.querySelector('[data-stale=true]')", timeout=60_000, polling=10)
+    seconds = time.perf_counter() - start
+    page.wait_for_timeout(300)
+    return seconds
+
+
+def largest_figures(page, address: str) -> dict[str, float]:
+    """Megabytes of the largest figure of each page."""
+    found = {}
+    for name, path in PAGES.items():
+        page.goto(f"{address}/{path}")
+        settled(page, 180)
+        sizes = page.evaluate(FIGURE_BYTES)
+        found[name] = max(sizes, default=0) / 1e6
+    return found
+
+
+if __name__ == "__main__":
+    main()
