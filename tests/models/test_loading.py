@@ -62,7 +62,7 @@ IDS = torch.arange(40)[None]
 
 @pytest.mark.parametrize("name", list(TINY))
 def test_a_saved_folder_is_the_same_model(name, tmp_path):
-    original, _ = tiny(name)
+    original, _ = tiny(name, attention=loading.ATTENTION)
     loaded = load(str(save(name, tmp_path / "m")))
     with torch.no_grad():
         assert torch.equal(loaded.model(IDS).logits, original(IDS).logits)
