@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from rotviz.errors import BadInput, BrokenCheckpoint, OutOfRoom, RotvizError, UnknownName
-from rotviz.models import checkpoint, embedded, loading
+from rotviz.models import attention, checkpoint, embedded, loading
 from rotviz.models.loading import SourceKind, known_models, load, resolve
 from rotviz.models.tiny import TINY, tiny
 
@@ -62,7 +62,7 @@ IDS = torch.arange(40)[None]
 
 @pytest.mark.parametrize("name", list(TINY))
 def test_a_saved_folder_is_the_same_model(name, tmp_path):
-    original, _ = tiny(name, attention=loading.ATTENTION)
+    original, _ = tiny(name, attention=attention.ATTENTION)
     loaded = load(str(save(name, tmp_path / "m")))
     with torch.no_grad():
         assert torch.equal(loaded.model(IDS).logits, original(IDS).logits)
