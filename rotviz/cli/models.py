@@ -1,6 +1,7 @@
 """rotviz models: the models that can be had here by name; --fetch gets an embedded one."""
 
 import argparse
+import sys
 from typing import Any
 
 from rotviz.cli.output import Progress, print_json, print_table
@@ -16,6 +17,11 @@ def add(subparsers: Any) -> None:
 
 def handle(options: argparse.Namespace) -> int:
     """List or fetch."""
+    from rotviz.models.embedded import EMBEDDED, is_current
+
+    if options.fetch in EMBEDDED and is_current(options.fetch) and not options.json:
+        sys.stdout.write(f"{options.fetch} is ready\n")  # at once: every start of the app asks
+        return 0
     from rotviz.models.families import FAMILIES
     from rotviz.models.loading import known_models, load
 
