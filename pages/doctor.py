@@ -27,9 +27,8 @@ def facts(found: dict) -> None:
 def slots(found: dict) -> None:
     """Where a rotation can act."""
     st.markdown("**Where a rotation can act**")
-    st.dataframe(pd.DataFrame([{"slot": s["slot"], "acts": s["acts"], "how": s["how"], "size": s["size"],
-                                "Hadamard construction": s["construction"], "remark": s["remark"]} for s in found["slots"]]),
-                 hide_index=True, key="slots-table", row_height=58)
+    st.table(pd.DataFrame([{"slot": s["slot"], "acts": "yes" if s["acts"] else "no", "how": s["how"], "size": s["size"],
+                            "Hadamard construction": s["construction"], "remark": s["remark"]} for s in found["slots"]]).set_index("slot"))
     st.caption("; ".join(f"{slot}: {words}" for slot, words in SLOT_WORDS.items()) + ".")
 
 

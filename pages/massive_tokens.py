@@ -5,6 +5,7 @@ through the middle and cancel them at the end; attention uses them as a place to
 token is nearly a single spike of height $\sqrt{D}$. Sun et al., Massive Activations in Large Language Models (arXiv 2402.17762).
 """
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -47,15 +48,14 @@ def from_table(listed: pd.DataFrame) -> None:
 
 
 def from_map(tokens: int) -> None:
-    """A cell of the map was clicked: so are its token and its block."""
+    """A diamond of the map was clicked: so are its token and its block. Cells themselves give no event."""
     points = st.session_state["massive-map"]["selection"]["points"]
     if points:
-        token = str(points[0].get("x", "")).split(" ")[0].split("–")[0].strip(",")
-        if token.isdigit() and int(token) < tokens:
-            st.session_state["tok"] = int(token)
-        block = points[0].get("y")
-        if isinstance(block, (int, float)):
-            st.session_state["b"] = int(block)
+        label = str(points[0].get("x", ""))
+        found = re.search(r"largest at (\d+)", label) or re.match(r"\d+", label)
+        if found and int(found[found.lastindex or 0]) < tokens:
+            st.session_state["tok"] = int(found[found.lastindex or 0])
+        st.session_state["b"] = int(points[0].get("y", st.session_state.get("b", 0)))
 
 
 def strip(path: Path, tokens: tuple[str, ...], massive: set[int]) -> None:
@@ -114,7 +114,7 @@ st.markdown("##### Massive tokens" if massive else "##### The nearest tokens")
 st.dataframe(listed, hide_index=True, key="massive-table", on_select=lambda: from_table(listed), selection_mode="single-row",
              column_config={"value": st.column_config.NumberColumn(format="%.0f" if massive else "%.4g"),
                             "times the median": st.column_config.NumberColumn(format="%.0f")})
-st.caption("Choose a row, a cell of the map or a position below to see its channels.")
+st.caption("Choose a row, a diamond of the map or a position below to see its channels.")
 st.markdown("##### The largest number of every token after every block")
 show(draw_massive_map(seen.peaks, tokens, massive=seen.massive, channels=seen.channels), "massive-map",
      on_select=lambda: from_map(len(tokens)), caption="Bright vertical bars are tokens that stay massive from block to block.")

@@ -32,6 +32,7 @@ from rotviz.ui.words import number_words
 
 TABS = ("Map", "Channels", "Distribution", "By block")
 BEFORE = Turn("none")
+CELLS = (128, 192)  # of a map that is half a page wide
 HEAVY = 100  # a crest factor beyond which axes and colours are logarithmic
 
 
@@ -59,7 +60,8 @@ def maps(view: Chosen, turn: Turn, in_rms: bool, what: str) -> None:
         with column:
             st.markdown(f"**{title}**")
             if flat:
-                show(draw_token_channel_map(values, tokens, log=heavy, color_max=top, color_min=low if heavy else 0.0, what=f"|{what}|"),
+                show(draw_token_channel_map(values, tokens, log=heavy, color_max=top, color_min=low if heavy else 0.0,
+                                            what=f"|{what}|", cells=CELLS),
                      f"map-{key}", caption="A bright column is an outlier channel, a lone bright dot a massive activation.")
             else:
                 show(draw_spikes(values, tokens, z_max=top, color_max=top, what=f"|{what}|"), f"spikes-{key}",

@@ -89,20 +89,20 @@ def methods(view: Chosen, a: Turn, b: Turn, spec: QuantSpec) -> None:
     """Every registered method, over several seeds."""
     turns = tuple(Turn(name, seed, a.slots) for name in ROTATIONS for seed in range(1 if name == "none" else SEEDS))
     found = errors_of_methods(view.capture.path, view.block, view.site, turns, spec)
-    spread = {name: np.array([e.all for t, e in zip(turns, found, strict=True) if t.method == name]) for name in ROTATIONS}
+    errors = {name: np.array([e.all for t, e in zip(turns, found, strict=True) if t.method == name]) for name in ROTATIONS if name != "none"}
     left, right = st.columns(2)
     with left:
-        show(draw_seed_spread(spread, what="relative MSE"), "seeds",
+        show(draw_seed_spread(errors, what="relative MSE"), "seeds",
              caption=f"A dot is one of {SEEDS} seeds: a gain that lies inside the spread of seeds is no gain.")
     with right:
         st.dataframe(pd.DataFrame([_row(t, e) for t, e in zip(turns, found, strict=True)]), hide_index=True, key="methods",
-                     column_config={name: st.column_config.NumberColumn(format="%.2e") for name in KINDS.values()})
+                     column_config={name: st.column_config.NumberColumn(format="%.2e") for name in KINDS})
         st.caption("Share of the energy that rounding loses at this site, by method and seed; SQNR in decibels, higher is better.")
 
 
 def _row(turn: Turn, errors: TokenErrors) -> dict[str, object]:
-    return {"method": turn.method, "seed": turn.seed, "all tokens": errors.all, "massive tokens": errors.mean_massive,
-            "ordinary tokens": errors.mean_ordinary, "SQNR (dB)": round(sqnr_db(errors.all), 2)}
+    return {"method": turn.method, "seed": turn.seed, "all": errors.all, "massive": errors.mean_massive, "ordinary": errors.mean_ordinary,
+            "SQNR": round(sqnr_db(errors.all), 1)}
 
 
 def accumulated(view: Chosen, a: Turn, b: Turn, spec: QuantSpec) -> None:

@@ -122,6 +122,12 @@ def inspect(wanted: Look, loaded: LoadedModel | None = None, progress: Progress 
     return Inspection(wanted, seen, tuple(found), tuple(sites))
 
 
+def kept_massive(seen: Capture) -> list[MassiveToken] | None:
+    """The massive tokens of a capture that has been inspected before; None of one that has not."""
+    kept = _kept(seen)
+    return list(kept[0]) if kept is not None else None
+
+
 def _keep(seen: Capture, found: list[MassiveToken], sites: list[SiteSummary]) -> None:
     """The numbers beside the capture, so that the next look at it need not sort millions of numbers again."""
     plain = {"format": STATISTICS, "massive": [asdict(m) for m in found], "sites": [[s.block, s.site, asdict(s.summary)] for s in sites]}

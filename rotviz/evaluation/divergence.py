@@ -27,9 +27,8 @@ class Divergence:
     tokens: int
 
 
-def divergence_sums(reference: Tensor, quantized: Tensor) -> tuple[float, float]:
-    """Sum of KL in nats and number of agreeing top tokens, from logits [T, V] each."""
-    log_p, log_q = reference.float().log_softmax(-1), quantized.float().log_softmax(-1)
+def divergence_sums(log_p: Tensor, log_q: Tensor) -> tuple[float, float]:
+    """Sum of KL in nats and number of agreeing top tokens, from log-probabilities [T, V] of the float and of the quantized model."""
     same = (log_p.argmax(-1) == log_q.argmax(-1)).sum()
-    kl = log_p.exp().mul_(log_p - log_q).sum(-1, dtype=log_p.dtype).double().sum()
+    kl = log_p.exp().mul_(log_p - log_q).sum(-1).double().sum()
     return float(kl), float(same)

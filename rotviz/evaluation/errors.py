@@ -4,6 +4,8 @@
     accumulated  |h' - h|^2 / |h|^2 of the residual stream after the block, everything so far quantized            (resid)
     isolated     the same when only this block is quantized and its input is the float model's                    (resid)
 
+The walk measures on its first batch of windows, the isolated error on the first 512 tokens of it.
+
 h' is turned back by R1 first. Massive and ordinary tokens are kept apart: one massive token holds most of the energy and hides the rest.
 """
 

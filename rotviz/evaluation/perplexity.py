@@ -59,6 +59,11 @@ def ratio(quantized: Perplexity, reference: Perplexity) -> tuple[float, float]:
     return paired.value, paired.stderr
 
 
-def negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log p of each target, float64 [T], from logits [T, V] and ids [T]."""
-    return torch.nn.functional.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, targets, reduction="none").double()
+def log_probabilities(logits: Tensor) -> Tensor:
+    """log p [T, V] from logits [T, V], in float32 or better."""
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+
+
+def negative_log_likelihood(log_p: Tensor, targets: Tensor) -> Tensor:
+    """-log p of each target, float64 [T], from log p [T, V] and ids [T]."""
+    return -log_p.gather(-1, targets[:, None])[:, 0].double()

@@ -149,6 +149,11 @@ def weights_mark(name: str) -> str:
     return f"{source.name}-{TINY_SEED}"
 
 
+def model_names() -> list[str]:
+    """The names of `known_models`, in its order, without looking at any file of a model."""
+    return [*EMBEDDED, *TINY, *(model["name"] for model in _cached_hub_models())]
+
+
 def known_models() -> list[dict[str, Any]]:
     """The models that can be had by name here: embedded ones, tiny ones, and what the local hub cache holds.
 

@@ -18,7 +18,7 @@ from rotviz.plots.drawing import Drawing, nothing
 from rotviz.plots.frame import framed, sentence
 from rotviz.plots.heat import heat
 from rotviz.plots.palette import MASSIVE, SEQUENTIAL
-from rotviz.plots.pool import Bins, cleaned, largest, max_pool, note_lost
+from rotviz.plots.pool import COLUMNS, ROWS, Bins, cleaned, largest, max_pool, note_lost
 from rotviz.plots.words import check_tokens, number, token_label, visible
 
 NAME = "token-channel-map"
@@ -28,6 +28,7 @@ MARKED = 12
 def draw_token_channel_map(
     values: np.ndarray, tokens: Sequence[str], *, log: bool = True, color_max: float | None = None, color_min: float | None = None,
     massive_ratio: float = 1000.0, what: str = "|activation|", title: str | None = None,
+    cells: tuple[int, int] = (ROWS, COLUMNS),
 ) -> Drawing:
     """Heat map of |values| [T, D], pooled by maximum; the token's text, the channels and the value on hover.
 
@@ -37,6 +38,7 @@ def draw_token_channel_map(
         color_max, color_min: limits of the colour scale in data units, to share between maps.
         massive_ratio: cells at least this many times the median |value| get a diamond (the 12 largest).
         what: the quantity's name on the colour bar and in the words.
+        cells: at most so many rows and columns are drawn; fewer for a small figure that has to appear at once.
     """
     clean, lost = cleaned(values, 2, "values")
     check_tokens(tokens, clean.shape[0])
@@ -46,13 +48,13 @@ def draw_token_channel_map(
     median = float(np.nanmedian(size))
     top = largest(size, 20)
     massive = [(t, c) for t, c in top[:MARKED] if size[t, c] >= massive_ratio * median and size[t, c] > 0 and median > 0]
-    pooled, rows, columns = max_pool(size)
+    pooled, rows, columns = max_pool(size, *cells)
     colours = heat(pooled, what, log=log, color_max=color_max, color_min=color_min)
     across, down = [columns.label(i) for i in range(pooled.shape[1])], _row_labels(size, rows, tokens)
     figure = go.Figure(go.Heatmap(
-        z=colours.z, x=across, y=down, customdata=pooled,
+        z=colours.z, x=across, y=down, customdata=pooled if log else None,
         zmin=colours.low, zmax=colours.high, colorscale=SEQUENTIAL, colorbar=colours.bar,
-        hovertemplate=f"token %{{y}}<br>channel %{{x}}<br>{what} %{{customdata:,.4~r}}<extra></extra>",
+        hovertemplate=f"token %{{y}}<br>channel %{{x}}<br>{what} %{{{'customdata' if log else 'z'}:,.4~r}}<extra></extra>",
     ))
     if massive:
         text = [f"token {t} {token_label(tokens[t])}<br>channel {c}<br>{what} {number(size[t, c])}" for t, c in massive]

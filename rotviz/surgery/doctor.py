@@ -100,7 +100,7 @@ def _slot(slot: Slot, family: Family, sizes: Sizes) -> SlotDiagnosis:
 
 def _construction(width: int) -> str:
     found = hadamard_base(width)
-    return str(found) if found else f"no Hadamard matrix of order {width} is known here: a fall-back is used"
+    return found.name if found else f"no Hadamard matrix of order {width} is known here: a fall-back is used"
 
 
 def _residual_words(family: Family) -> tuple[str, str]:

@@ -17,12 +17,13 @@ import streamlit as st
 
 import rotviz
 from rotviz.capture.capture import Capture, open_capture
-from rotviz.capture.inspect import Inspection, Look, capture_path, inspect, look
+from rotviz.capture.inspect import Inspection, Look, capture_path, inspect, kept_massive, look
 from rotviz.config import fingerprint
 from rotviz.evaluation.sites import BlockErrors, TokenErrors, Turn, block_errors, channel_errors, site_rows, token_errors
 from rotviz.evaluation.stream import Stream, stream_of
 from rotviz.home import home, write_atomically
-from rotviz.models.loading import known_models, weights_mark
+from rotviz.models import loading
+from rotviz.models.loading import weights_mark
 from rotviz.numerics import statistics
 from rotviz.numerics.massive import PERSISTENCE, PersistentToken, find_massive, massive_tokens
 from rotviz.numerics.statistics import Summary, channel_quantiles, histogram, normal_quantiles, summarize
@@ -72,7 +73,9 @@ def _open(path: Path) -> Capture:
 def persistent_tokens(path: Path) -> list[PersistentToken]:
     """The massive tokens; in a model of two blocks two in a row are enough."""
     seen = _open(path)
-    found = find_massive((block, seen.site(block, Site.RESID)) for block in range(seen.blocks))
+    found = kept_massive(seen)  # counting the outliers of every site finds them too
+    if found is None:
+        found = find_massive((block, seen.site(block, Site.RESID)) for block in range(seen.blocks))
     return massive_tokens(found, min(PERSISTENCE, seen.blocks))
 
 
@@ -199,4 +202,4 @@ def examined(model: str, method: str, seed: int) -> dict[str, Any]:
 @st.cache_data(ttl=30, show_spinner=False)
 def model_names() -> list[str]:
     """Names for the model box; anything else may be typed."""
-    return [model["name"] for model in known_models()]
+    return loading.model_names()

@@ -9,14 +9,14 @@ import torch
 from rotviz.capture.inspect import Look, look
 from rotviz.evaluation.divergence import divergence_sums
 from rotviz.evaluation.errors import SiteMeter, massive_mask
-from rotviz.evaluation.perplexity import negative_log_likelihood, perplexity, ratio
+from rotviz.evaluation.perplexity import log_probabilities, negative_log_likelihood, perplexity, ratio
 from rotviz.evaluation.sites import Turn, block_errors, channel_errors, site_rows, token_errors
 from rotviz.numerics.errors import relative_mse, relative_mse_by_channel, relative_mse_by_token, split_error, sqnr_db
 from rotviz.types import QuantSpec, Site, Slot
 
 
 def test_perplexity_of_a_uniform_model_is_the_vocabulary():
-    nll = negative_log_likelihood(torch.zeros(10, 37), torch.arange(10))
+    nll = negative_log_likelihood(log_probabilities(torch.zeros(10, 37)), torch.arange(10))
     p = perplexity([float(nll.mean())] * 4, 10, "words")
     assert p.value == pytest.approx(37) and p.stderr == pytest.approx(0, abs=1e-12) and p.tokens == 40
 
@@ -43,10 +43,10 @@ def test_divergence_against_the_definition():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(6, 11, generator=generator) for _ in range(2))
     p, q = a.double().softmax(-1), b.double().softmax(-1)
-    kl, same = divergence_sums(a, b)
+    kl, same = divergence_sums(log_probabilities(a), log_probabilities(b))
     assert kl == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-5)
     assert same == float((a.argmax(-1) == b.argmax(-1)).sum())
-    assert divergence_sums(a, a) == (0.0, 6.0)
+    assert divergence_sums(p.log(), p.log()) == (0.0, 6.0)
 
 
 def test_relative_errors():
