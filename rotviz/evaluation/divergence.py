@@ -9,6 +9,7 @@ that perplexity scores, on the same windows.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -28,7 +29,11 @@ class Divergence:
 
 
 def divergence_sums(log_p: Tensor, log_q: Tensor) -> tuple[float, float]:
-    """Sum of KL in nats and number of agreeing top tokens, from log-probabilities [T, V] of the float and of the quantized model."""
+    """Sum of KL in nats and number of agreeing top tokens, from log-probabilities [T, V] of the float and of the quantized model.
+
+    Overwrites both: at a vocabulary of 50,000 every further copy costs as much as a pass of the head.
+    """
     same = (log_p.argmax(-1) == log_q.argmax(-1)).sum()
-    kl = log_p.exp().mul_(log_p - log_q).sum(-1).double().sum()
+    difference = log_q.neg_().add_(log_p)
+    kl = torch.linalg.vecdot(log_p.exp_(), difference).double().sum()
     return float(kl), float(same)
