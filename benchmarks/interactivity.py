@@ -42,11 +42,11 @@ def main() -> None:
             again = first_figure_of_a_second_start(Path(folder), browser)
             record = {
                 "environment": environment(), "server_up_seconds": up, "first_visit_with_capture_seconds": first, **again,
-                "another_block_seconds": blocks(page, address, options.rounds), "page_switch_seconds": switches(page, address, options.rounds),
+                "another_block_whole_page_seconds": blocks(page, address, options.rounds), "page_switch_seconds": switches(page, address, options.rounds),
                 "largest_figure_mb": largest_figures(page, address),
             }
     record["medians"] = {name: {key: statistics.median(values) for key, values in record[name].items()}
-                         for name in ("another_block_seconds", "page_switch_seconds")}
+                         for name in ("another_block_whole_page_seconds", "page_switch_seconds")}
     print(record["medians"], record["largest_figure_mb"], f"written to {save('interactivity', record)}", sep="\n")
 
 
@@ -73,7 +73,7 @@ def first_figure_of_a_second_start(home: Path, browser) -> dict[str, float]:
 
 
 def blocks(page, address: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds from choosing another block to its figures."""
+    """Seconds from choosing another block until every figure and table of the page is new."""
     found = {}
     for name in ("outliers", "rotate", "massive_tokens"):
         page.goto(f"{address}/{name}?b=3&s=mlp_in")
