@@ -42,7 +42,8 @@ def main() -> None:
             again = first_figure_of_a_second_start(Path(folder), browser)
             record = {
                 "environment": environment(), "server_up_seconds": up, "first_visit_with_capture_seconds": first, **again,
-                "another_block_whole_page_seconds": blocks(page, address, options.rounds), "page_switch_seconds": switches(page, address, options.rounds),
+                "another_block_whole_page_seconds": blocks(page, address, options.rounds),
+                "page_switch_seconds": switches(page, address, options.rounds),
                 "largest_figure_mb": largest_figures(page, address),
             }
     record["medians"] = {name: {key: statistics.median(values) for key, values in record[name].items()}
