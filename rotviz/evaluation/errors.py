@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from rotviz.numerics.errors import SplitError, ratio, split_error, sqnr_db
+from rotviz.numerics.massive import RATIO
 from rotviz.types import Site
-
-MASSIVE_RATIO = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class SiteError:
 def massive_mask(hidden: Tensor) -> Tensor:
     """Which tokens of [T, D] hold a number beyond 1000 times the median magnitude: bool [T]."""
     magnitude = hidden.abs()
-    return magnitude.amax(-1) >= MASSIVE_RATIO * magnitude.median()
+    return magnitude.amax(-1) >= RATIO * magnitude.median()
 
 
 def site_error(block: int, site: Site, split: SplitError, isolated: float = math.nan) -> SiteError:

@@ -7,7 +7,7 @@ A linear layer may be a slice of the rows of a fused module (Phi-3's qkv_proj), 
 slice, quantization through the whole module. Experts that transformers stores as 3-D tensors become plain linears first (experts.py).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -232,9 +232,3 @@ def norm_epsilon(norm: nn.Module) -> float:
         if hasattr(norm, name):
             return float(getattr(norm, name))
     raise ValueError(f"{type(norm).__name__} has no epsilon")
-
-
-def iterate_modules(views: Iterable[BlockView]) -> Iterable[nn.Module]:
-    """Every quantized linear module of the blocks."""
-    for view in views:
-        yield from view.quantized_modules()
