@@ -13,9 +13,6 @@ hardly do. Below two windows it is unknown (NaN). No window is ever skipped: one
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 
 @dataclass(frozen=True)
 class Perplexity:
@@ -57,13 +54,3 @@ def ratio(quantized: Perplexity, reference: Perplexity) -> tuple[float, float]:
     differences = [q - r for q, r in zip(quantized.by_window, reference.by_window)]
     paired = perplexity(differences, 1, "")
     return paired.value, paired.stderr
-
-
-def log_probabilities(logits: Tensor) -> Tensor:
-    """log p [T, V] from logits [T, V], in float32 or better."""
-    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
-
-
-def negative_log_likelihood(log_p: Tensor, targets: Tensor) -> Tensor:
-    """-log p of each target, float64 [T], from log p [T, V] and ids [T]."""
-    return -log_p.gather(-1, targets[:, None])[:, 0].double()

@@ -11,7 +11,9 @@ share it.
 """
 
 import copy
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -81,6 +83,7 @@ class BlockSource:
     """
 
     def __init__(self, model: PreTrainedModel, device: torch.device | None = None) -> None:
+        self.model = model
         self.family = family_of(model)
         self.device = device or model.device
         self.ends = Ends(model, self.family).to(self.device)
@@ -88,6 +91,15 @@ class BlockSource:
 
     def __len__(self) -> int:
         return len(self._views)
+
+    @cached_property
+    def content_mark(self) -> str:
+        """A mark of the weights themselves: it changes with any of them, whatever the model is called."""
+        mark = hashlib.sha256(repr(self.model.config.to_dict()).encode())
+        for name, weight in self.model.state_dict().items():
+            total = weight.sum(dtype=torch.float64) if weight.is_floating_point() else weight.sum()
+            mark.update(f"{name}{tuple(weight.shape)}{weight.dtype}{total.item()!r}".encode())
+        return mark.hexdigest()
 
     def original(self, index: int) -> BlockView:
         """A block as it is, on the source's device; not to be changed."""

@@ -1,7 +1,7 @@
 """Where a walk stands, on disk: so that a killed run goes on at the block after the last one it finished.
 
-One safetensors file holds both streams of hidden states [N, L, D] and, in its header, the next block, the errors so far and the fingerprint
-of the recipe. It replaces its predecessor in one step.
+One safetensors file holds both streams of hidden states [N, L, D] (of the float model's perhaps the first batch alone, see reference.py) and, in
+its header, the next block, the errors so far and the fingerprint of the recipe. It replaces its predecessor in one step.
 """
 
 import json

@@ -1,10 +1,11 @@
 """Carry out a recipe: a generator of events that returns the result.
 
-    load -> text -> prove -> walk over the blocks -> score
+    load -> text -> learn -> prove -> walk over the blocks -> score
 
 The walk takes one block at a time: a copy is folded, rotated and quantized, then every window goes through the block as it was and through the
 copy, so that two streams of hidden states move along side by side. One block and the two streams are in memory, whatever the depth. After the
-last block both streams are scored on the same windows.
+last block both streams are scored on the same windows. Where an earlier run kept the float model's stream (reference.py), only its first batch is
+pushed again, for the errors by block.
 
 With a checkpoint folder the walk's state is written after each block and picked up by itself: a killed run goes on where it was.
 """
@@ -21,9 +22,9 @@ from torch import Tensor, nn
 
 from rotviz.device import describe, peak_memory_mb, reset_peak_memory
 from rotviz.errors import Cancelled, OutOfRoom
-from rotviz.evaluation.divergence import Divergence, divergence_sums
+from rotviz.evaluation.divergence import Divergence, score
 from rotviz.evaluation.errors import SiteMeter, massive_mask, residual_error
-from rotviz.evaluation.perplexity import Perplexity, log_probabilities, negative_log_likelihood, perplexity
+from rotviz.evaluation.perplexity import Perplexity, perplexity
 from rotviz.models.family import BlockView, NormKind
 from rotviz.models.loading import LoadedModel
 from rotviz.models.walk import BlockArguments, Ends, Entry, forward
@@ -32,6 +33,7 @@ from rotviz.pipeline.checkpoint import WalkState, load_state, save_state
 from rotviz.pipeline.events import Event
 from rotviz.pipeline.prepare import Prepared, prepare, probe_tokens, rotation_plan, windows_for
 from rotviz.pipeline.recipe import Recipe
+from rotviz.pipeline.reference import keep_reference, kept_reference, reference_path
 from rotviz.pipeline.result import Result, environment
 from rotviz.surgery.online import quantize_activations, quantize_cache
 from rotviz.surgery.plan import RotationPlan
@@ -42,7 +44,7 @@ BATCH_TOKENS = 2048
 """Tokens pushed through a block at a time; whole windows, at least one."""
 ISOLATED_TOKENS = 512
 """Tokens of the first window on which a block's isolated error is measured; a sample keeps a third forward of every block cheap."""
-SCORE_TOKENS = 512
+SCORE_TOKENS = 256
 """Tokens scored at a time: their logits for two models are what memory must hold."""
 
 _PROVE_FROM, _WALK_FROM, _SCORE_FROM = 0.04, 0.15, 0.90
@@ -132,11 +134,14 @@ class _Job:
              tokens: Tensor) -> Generator[Event, None, WalkState]:
         """Both streams through every block."""
         source = prepared.source
+        with self.timed("reference"):
+            path = reference_path(prepared, tokens)
+            kept = kept_reference(path)
         state = load_state(self.checkpoint, self.recipe.fingerprint) if self.checkpoint else None
         first = tokens[:_batch(tokens)]
         entries = [ends[0].entry(first), ends[1].entry(first), ends[1].entry(first[:1, :ISOLATED_TOKENS])]
-        if state is None:
-            state = WalkState(0, *(_embed(end, tokens) for end in ends))
+        if state is None or (len(state.reference) < len(tokens) and kept is None):
+            state = WalkState(0, _embed(ends[0], tokens if kept is None else first), _embed(ends[1], tokens))
         else:
             self.seconds.update({k: v + self.seconds.get(k, 0.0) for k, v in state.seconds.items()})
             yield self.event("walk", self.walk_fraction(state.block, len(source)), f"going on at block {state.block}", state.block, len(source))
@@ -151,6 +156,11 @@ class _Job:
                     save_state(self.checkpoint, self.recipe.fingerprint, state)
             yield self.event("walk", self.walk_fraction(state.block, len(source)), f"block {state.block} of {len(source)}", state.block - 1,
                              len(source), metrics)
+        with self.timed("reference"):
+            if len(state.reference) == len(tokens):
+                keep_reference(path, state.reference)
+            else:
+                state.reference = kept.to(prepared.device)
         return state
 
     def score(self, ends: tuple[Ends, Ends], tokens: Tensor, state: WalkState,
@@ -195,7 +205,7 @@ class _Job:
 
 def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, steps: list[Step], entries: list[Entry], state: WalkState) -> dict[str, float]:
     """One block: rewrite and quantize a copy, push both streams through, measure on the first batch."""
-    index, size = state.block, _batch(state.reference)
+    index, size = state.block, _batch(state.quantized)
     original = prepared.source.original(index)
     first = state.reference[:size].clone()
     meter = SiteMeter(massive_mask(first.flatten(0, 1)))
@@ -204,12 +214,12 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, steps: list[S
     quantize_activations(rewritten, prepared.recipe.activations.spec(), meter)
     quantize_cache(rewritten, prepared.recipe.kv.spec(), meter)
     turned = _turn(first[:1, :ISOLATED_TOKENS], plan, prepared)
-    for start in range(0, len(state.reference), size):
-        job.stop_if_cancelled()
-        batch = slice(start, start + size)
-        for stream, block, entry in ((state.reference, original, entries[0]), (state.quantized, rewritten, entries[1])):
+    for stream, block, entry in ((state.quantized, rewritten, entries[1]), (state.reference, original, entries[0])):
+        for start in range(0, len(stream), size):
+            job.stop_if_cancelled()
+            batch = slice(start, start + size)
             stream[batch] = forward(block.block, stream[batch], _fit(entry.arguments[index], len(stream[batch])))
-        meter.on = False
+            meter.on = False  # what the first batch of the quantized stream loses is enough
     reference = _centered(state.reference[:size], plan, prepared)
     isolated_out = _straighten(forward(rewritten.block, turned, entries[2].arguments[index]), plan)
     isolated = relative_mse(reference[:1, :ISOLATED_TOKENS], isolated_out)
@@ -246,9 +256,9 @@ def _score_window(ends: tuple[Ends, Ends], tokens: Tensor, reference: Tensor, qu
     last = len(tokens) - 1
     for start in range(0, last, SCORE_TOKENS):
         part = slice(start, min(start + SCORE_TOKENS, last))
-        log_p = [log_probabilities(end.finish(stream[None, part])[0]) for end, stream in zip(ends, (reference, quantized))]
-        nll = [float(negative_log_likelihood(x, tokens[1:][part]).sum()) for x in log_p]
-        sums += torch.tensor([*nll, *divergence_sums(*log_p)], dtype=torch.float64)
+        logits = [end.finish(stream[None, part])[0] for end, stream in zip(ends, (reference, quantized))]
+        scores = score(*logits, tokens[1:][part])
+        sums += torch.stack([scores.reference.sum(), scores.quantized.sum(), scores.kl.sum(), scores.same_top.sum()]).cpu()
     return tuple(sums.tolist())
 
 

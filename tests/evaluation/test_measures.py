@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from rotviz.capture.inspect import Look, look
-from rotviz.evaluation.divergence import divergence_sums
+from rotviz.evaluation.divergence import score
 from rotviz.evaluation.errors import SiteMeter, massive_mask
-from rotviz.evaluation.perplexity import log_probabilities, negative_log_likelihood, perplexity, ratio
+from rotviz.evaluation.perplexity import perplexity, ratio
 from rotviz.evaluation.sites import Turn, block_errors, channel_errors, site_rows, token_errors
 from rotviz.numerics.errors import relative_mse, relative_mse_by_channel, relative_mse_by_token, split_error, sqnr_db
 from rotviz.types import QuantSpec, Site, Slot
 
 
 def test_perplexity_of_a_uniform_model_is_the_vocabulary():
-    nll = negative_log_likelihood(log_probabilities(torch.zeros(10, 37)), torch.arange(10))
+    nll = score(torch.zeros(10, 37), torch.zeros(10, 37), torch.arange(10)).quantized
     p = perplexity([float(nll.mean())] * 4, 10, "words")
     assert p.value == pytest.approx(37) and p.stderr == pytest.approx(0, abs=1e-12) and p.tokens == 40
 
@@ -39,14 +39,24 @@ def test_paired_ratio_has_no_error_when_every_window_suffers_alike():
     assert value == pytest.approx(math.exp(0.1)) and stderr == pytest.approx(0, abs=1e-12) and quantized.stderr > 1
 
 
-def test_divergence_against_the_definition():
+@pytest.mark.parametrize("vocabulary", [11, 60_000])
+def test_scores_against_the_definition(vocabulary):
+    """The cached, unnormalized sums against the plain formulas in float64; the wide vocabulary is scored in several parts."""
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(6, 11, generator=generator) for _ in range(2))
-    p, q = a.double().softmax(-1), b.double().softmax(-1)
-    kl, same = divergence_sums(log_probabilities(a), log_probabilities(b))
-    assert kl == pytest.approx(float((p * (p / q).log()).sum()), rel=1e-5)
-    assert same == float((a.argmax(-1) == b.argmax(-1)).sum())
-    assert divergence_sums(p.log(), p.log().clone()) == (0.0, 6.0)
+    a, b = (5 * torch.randn(40, vocabulary, generator=generator) + 30 for _ in range(2))
+    before, targets = a.clone(), torch.randint(vocabulary, (40,), generator=generator)
+    p, q = (x.double().log_softmax(-1) for x in (a, b))
+    scores = score(a, b, targets)
+    for got, log in ((scores.reference, p), (scores.quantized, q)):
+        torch.testing.assert_close(got, -log.gather(-1, targets[:, None])[:, 0], rtol=0, atol=2e-5)  # a few roundings of numbers near 60
+    torch.testing.assert_close(scores.kl, (p.exp() * (p - q)).sum(-1), rtol=1e-5, atol=2e-5)
+    assert torch.equal(scores.same_top, (a.argmax(-1) == b.argmax(-1)).double()) and torch.equal(a, before)
+
+
+def test_a_model_does_not_diverge_from_itself():
+    logits = torch.randn(6, 50)
+    scores = score(logits, logits.clone(), torch.arange(6))
+    assert not scores.kl.any() and scores.same_top.all()
 
 
 def test_relative_errors():

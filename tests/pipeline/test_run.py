@@ -10,6 +10,7 @@ from rotviz.device import resolve_device
 from rotviz.errors import BadInput, BadText, Cancelled, OutOfRoom, RewriteBroken
 from rotviz.models.loading import load
 from rotviz.models.tiny import TINY
+from rotviz.models.walk import forward as walk_forward
 from rotviz.pipeline import run as pipeline
 from rotviz.pipeline.recipe import Recipe, with_changes
 from rotviz.pipeline.run import run
@@ -62,6 +63,40 @@ def test_same_recipe_same_numbers():
     for result in (one, two):
         result.pop("seconds"), result.pop("peak_memory_mb")
     assert one == two
+
+
+def test_a_kept_reference_changes_no_number_and_spares_the_float_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROTVIZ_HOME", str(tmp_path))
+    forwards = []
+    monkeypatch.setattr(pipeline, "forward", lambda block, *rest: forwards.append(block) or walk_forward(block, *rest))
+    changes = [("text.windows", 45)]  # three batches of at most 21 windows
+    first, second = (finish(run(recipe(*changes)))[1].to_dict() for _ in range(2))
+    assert len(list((tmp_path / "references").glob("*.safetensors"))) == 1
+    for result in (first, second):
+        result.pop("seconds"), result.pop("peak_memory_mb")
+    assert first == second
+    assert len(forwards) == 2 * (3 + 3 + 1) + 2 * (3 + 1 + 1)  # two blocks: quantized, float, isolated
+
+
+def test_a_reference_follows_the_weights_and_not_the_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROTVIZ_HOME", str(tmp_path))
+    plain = finish(run(recipe()))[1].reference.value
+    other = load("tiny-llama")
+    other.model.model.layers[1].mlp.down_proj.weight.data *= 2
+    assert finish(run(recipe(), loaded=other))[1].reference.value != plain
+    for file in (tmp_path / "references").glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:50])
+    assert finish(run(recipe()))[1].reference.value == plain  # a broken file is computed again
+
+
+def test_resume_without_the_reference_that_it_began_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROTVIZ_HOME", str(tmp_path / "home"))
+    wanted = finish(run(recipe(("text.windows", 30))))[1].quantized.value
+    generator = run(recipe(("text.windows", 30)), checkpoint=tmp_path)
+    next(event for event in generator if event.stage == "walk")
+    generator.close()
+    next((tmp_path / "home" / "references").glob("*.safetensors")).unlink()
+    assert finish(run(recipe(("text.windows", 30)), checkpoint=tmp_path))[1].quantized.value == wanted
 
 
 def test_seed_matters_and_nothing_else_is_random():
