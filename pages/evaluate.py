@@ -23,6 +23,7 @@ from rotviz.ui.pace import estimate
 from rotviz.ui.run_figures import COSTS, MEASURES, divergence_figure, pareto_figure, perplexity_figure, residual_figure
 from rotviz.ui.runs import Measure, already_done, by_measure, column_config, listed, measure_labels, names_of, reference_words, safe, table
 from rotviz.ui.show import show
+from rotviz.ui.turns import pick_name
 
 ORDER = ("none", "orthogonal", "hadamard")
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -196,15 +197,13 @@ def _table(records: list[RunRecord]) -> list[RunRecord]:
 
 
 def _cost(records: list[RunRecord]) -> None:
-    cost = st.segmented_control("Cost", list(COSTS), format_func=COSTS.get, default="activations", required=True, key="cost",
-                                bind="query-params")
+    cost = pick_name("Cost", COSTS, "cost")
     show(pareto_figure(records, cost), "pareto",
          caption="Lower and further left is better; the line joins the runs that no other beats on both axes.")
 
 
 def _blocks(records: list[RunRecord]) -> None:
-    measure = st.segmented_control("Error", list(MEASURES), format_func=MEASURES.get, default="relative_mse", required=True, key="err",
-                                   bind="query-params")
+    measure = pick_name("Error", MEASURES, "err")
     if len(records) > BESIDE:
         st.caption(f"The first {BESIDE} of {len(records)} chosen runs are drawn.")
     show(residual_figure(records[:BESIDE], measure), "blocks",

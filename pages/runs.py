@@ -13,6 +13,7 @@ import streamlit as st
 from rotviz.errors import RotvizError, UnknownName
 from rotviz.jobs.queue import tend
 from rotviz.store.runs import RunRecord, Status, Store
+from rotviz.ui.choices import framed
 from rotviz.ui.live import live_run, stopped_run
 from rotviz.ui.run_figures import (
     MEASURES,
@@ -45,12 +46,14 @@ from rotviz.ui.runs import (
     table,
 )
 from rotviz.ui.show import show
+from rotviz.ui.turns import pick_name
 
 MOST = 8  # runs side by side
 
 
 def draw() -> None:
     """The page."""
+    framed()
     st.title("What has been run?")
     tend()
     everything = listed()
@@ -222,16 +225,11 @@ def _numbers(result: dict[str, Any]) -> None:
 
 
 def _errors(result: dict[str, Any]) -> None:
-    measure = _measure("err1")
+    measure = pick_name("Error", MEASURES, "err1")
     show(site_errors_figure(result, measure), "site-errors",
          caption="Each site's line is what rounding loses there, on the numbers it is given; the residual stream's is all that has arrived.")
     st.dataframe(error_grid(result, measure), height=318, column_config={"block": st.column_config.NumberColumn(pinned=True)},
                  alt="Error by block and site")
-
-
-def _measure(key: str) -> str:
-    return st.segmented_control("Error", list(MEASURES), format_func=MEASURES.get, default="relative_mse", required=True, key=key,
-                                bind="query-params", label_visibility="collapsed")
 
 
 def _proof(result: dict[str, Any]) -> None:

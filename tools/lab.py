@@ -24,13 +24,19 @@ READY = "[data-testid='stApp'][data-test-script-state='notRunning']"
 
 
 @contextmanager
-def served(home: Path, data: str | None = None) -> Iterator[str]:
-    """The app on a free port with a cache folder of its own; its address. The worker that it starts is stopped as well."""
+def served(home: Path, data: str | None = None, *, plain: bool = False) -> Iterator[str]:
+    """The app on a free port with a cache folder of its own; its address. The worker that it starts is stopped as well.
+
+    Args:
+        data: ROTVIZ_DATA for the app, if not this process's own.
+        plain: start it as `streamlit run app.py` does, not as `rotviz app`.
+    """
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "ROTVIZ_HOME": str(home), **({"ROTVIZ_DATA": data} if data else {})}
-    command = [sys.executable, "-m", "rotviz", "app", "--port", str(port)]
+    streamlit = ["streamlit", "run", "app.py", "--server.headless=true", f"--server.port={port}"]
+    command = [sys.executable, "-m", *(streamlit if plain else ["rotviz", "app", "--port", str(port)])]
     log = home / "app.log"
     with log.open("w") as output:
         server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)

@@ -15,6 +15,7 @@ from rotviz.jobs import supervise
 from rotviz.store.runs import RecipeLike, RunRecord, Status, Store, StoredEvent, instant
 
 TOO_EARLY_TO_TELL = 0.05  # share of the work below which an estimate of the rest is a guess
+STEADY = "walk"  # the stage whose events come at the pace of the work: block after block
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +97,17 @@ def status(run_id: str, *, store: Store | None = None) -> RunStatus:
 
 
 def seconds_left(store: Store, record: RunRecord, event: StoredEvent | None) -> float | None:
-    """How long a running run will still take, if it goes on at the pace it has had since it started or was resumed.
+    """How long a running run will still take, if it goes on at the pace of its walk since it started or was resumed.
 
-        rate = (fraction now - fraction at first event) / (seconds between them);   left = (1 - fraction now) / rate
+        rate = (fraction now - fraction at first block) / (seconds between them);   left = (1 - fraction now) / rate
 
-    Between two events the estimate counts down; None once it has run out without news, for then it was wrong.
+    What comes before the walk (loading, the proof) has shares of its own that say nothing about the pace of the blocks, and the first block
+    is slow while memory is made ready: so the clock starts when that one is done, and nothing is promised before. Between two events the
+    estimate counts down; None once it has run out without news, for then it was wrong.
     """
     if record.status is not Status.RUNNING or event is None or record.started is None:
         return None
-    first = store.first_event_after(record.run_id, record.started)
+    first = store.first_event_after(record.run_id, record.started, STEADY)
     if first is None:
         return None
     done = event.event.fraction - first.event.fraction

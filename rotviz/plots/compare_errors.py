@@ -14,11 +14,11 @@ import plotly.graph_objects as go
 
 from rotviz.errors import BadInput
 from rotviz.plots.drawing import Drawing, nothing
-from rotviz.plots.frame import SMALL, framed, sentence
+from rotviz.plots.frame import SMALL, block_axis, framed, sentence
 from rotviz.plots.kurtosis_by_block import site_words
 from rotviz.plots.palette import DIVERGING
 from rotviz.plots.pool import cleaned, note_lost
-from rotviz.plots.words import count, escape, number
+from rotviz.plots.words import count, escape, number, short
 
 NAME = "compare-errors"
 
@@ -50,12 +50,16 @@ def draw_compare_errors(
     figure = go.Figure(go.Heatmap(
         z=ratio.T.astype(np.float32), x=np.arange(a.shape[0]), y=[escape(w) for w in words], zmin=-top, zmax=top, colorscale=DIVERGING,
         xgap=1, ygap=1, customdata=hover,
-        hovertemplate="%{y}, block %{x}<br>%{customdata}<extra></extra>", colorbar=_bar(top, name_a, name_b),
+        hovertemplate="%{y}, block %{x}<br>%{customdata}<extra></extra>", colorbar=_bar(top),
     ))
     lost = "" if not missing else f"{count(missing, 'cell')} without a ratio left blank."
-    framed(figure, x="block", title=title, note=sentence(lost, note_lost(lost_a + lost_b)), height=max(260, 130 + 36 * len(sites)))
+    framed(figure, x="block", title=title, note=sentence(lost, note_lost(lost_a + lost_b)), height=max(290, 160 + 36 * len(sites)))
+    figure.update_layout(margin_t=44 + (34 if title else 0))
+    # The name of the colours stands above the map: beside the bar it would take a fifth of a phone's width.
+    figure.add_annotation(text=f"error of {escape(short(name_b, 28))}<br>/ {escape(short(name_a, 28))}", x=1, xref="paper", xanchor="right",
+                          y=1, yref="paper", yanchor="bottom", align="right", showarrow=False, font_size=SMALL)
     figure.update_yaxes(type="category", showgrid=False, autorange="reversed", ticks="")
-    figure.update_xaxes(showgrid=False, nticks=11)
+    figure.update_xaxes(showgrid=False, **block_axis(a.shape[0]))
     better, worse = int((ratio < 0).sum()), int((ratio > 0).sum())
     i, j = (int(v) for v in np.unravel_index(int(np.nanargmax(np.abs(ratio))), ratio.shape))
     alt = (f"Error of {name_b} against {name_a} over {count(a.shape[0], 'block')} and {count(len(sites), 'site')}. {name_b} is lower in "
@@ -74,10 +78,9 @@ def _cell(a: float, b: float, name_a: str, name_b: str) -> str:
     return f"{name_b} is {verdict} ({number(a)} → {number(b)})"
 
 
-def _bar(top: float, name_a: str, name_b: str) -> dict:
+def _bar(top: float) -> dict:
     step = max(1, int(np.ceil(top / 3)))
     marks = [0, *range(step, int(top) + 1, step)]
     marks = sorted({-m for m in marks} | set(marks))
     text = ["same" if m == 0 else f"×{2**m}" if m > 0 else f"÷{2**-m}" for m in marks]
-    return {"title": {"text": f"error of {escape(name_b)} / {escape(name_a)}", "side": "right", "font_size": 13}, "thickness": 14,
-            "tickvals": marks, "ticktext": text, "tickfont_size": SMALL, "outlinewidth": 0}
+    return {"thickness": 12, "xpad": 6, "tickvals": marks, "ticktext": text, "tickfont_size": SMALL, "outlinewidth": 0}

@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rotviz.plots.drawing import Drawing, nothing
-from rotviz.plots.frame import Range, framed, log_axis, shared_range, span
+from rotviz.plots.frame import Range, block_axis, framed, log_axis, shared_range, span
 from rotviz.plots.palette import GREY, styles_for
 from rotviz.plots.pool import note_lost
 from rotviz.plots.series import Series, any_number, named_series, table_by
@@ -62,7 +62,7 @@ def draw_error_by_block(
     limits = y_range or shared_range(*everything.values(), log=not decibel)
     figure.update_yaxes(**({"range": span(limits)} if decibel else log_axis(limits)))
     length = max(len(v) for v in everything.values())
-    figure.update_xaxes(range=[-0.5, length - 0.5], nticks=11)
+    figure.update_xaxes(**block_axis(length))
     return Drawing(NAME, figure, _alt(everything, unit, decibel, length), table_by("block", everything))
 
 

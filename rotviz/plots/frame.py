@@ -1,4 +1,4 @@
-"""The frame of every figure: transparent, grey grid, words on the axes, legend above, nothing under 12 px, nothing cut at 600 px.
+"""The frame of every figure: transparent, grey grid, words on the axes, legend above, nothing under 12 px, nothing cut at 360 px.
 
 Font colours are left to the page's theme. Ranges are in data units; `span` turns them into what a log axis wants.
 
@@ -47,7 +47,7 @@ def framed(
         figure.update_layout(title={"text": escape(title), "x": 0.01, "xanchor": "left", "y": 0.985, "yref": "container",
                                     "yanchor": "top", "font_size": 15})
     common: dict[str, Any] = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": LINE, "tickfont_size": SMALL, "title_font_size": FONT,
-                              "automargin": True, "title_standoff": 8}
+                              "automargin": True, "title_standoff": 12}
     figure.update_xaxes(title_text=escape(x) + below, ticks="outside", tickcolor=LINE, showline=True, **common)
     figure.update_yaxes(title_text=escape(y), **common)
     return figure
@@ -123,6 +123,11 @@ def tick_words(value: float) -> str:
         if factor <= size < 1000 * factor and (size >= 1e4 or factor > 1e3):
             return f"{value / factor:.3g}{letter}"
     return f"{value:.0e}".replace("e-0", "e−").replace("e-", "e−").replace("e+", "e") if 0 < size < 1e-3 else number(value)
+
+
+def block_axis(blocks: int) -> dict[str, Any]:
+    """Axis settings of an axis of blocks: half a block of air at the ends, ticks at whole numbers."""
+    return {"range": [-0.5, max(1, blocks) - 0.5], "tick0": 0, "dtick": next(step for step in (1, 2, 5, 10, 20, 50, 10**6) if blocks <= 9 * step)}
 
 
 def symlog(values: Any, linear: float = 1.0) -> np.ndarray:

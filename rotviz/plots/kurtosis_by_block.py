@@ -16,7 +16,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rotviz.plots.drawing import Drawing, nothing
-from rotviz.plots.frame import Range, framed, shared_range, symlog, symlog_axis
+from rotviz.plots.frame import Range, block_axis, framed, shared_range, symlog, symlog_axis
 from rotviz.plots.palette import GREY, styles_for
 from rotviz.plots.pool import note_lost
 from rotviz.plots.series import Series, any_number, named_series, table_by
@@ -53,7 +53,7 @@ def draw_kurtosis_by_block(
     framed(figure, x="block", y="excess kurtosis (linear to ±1, log beyond)", title=title, legend=legend, note=note_lost(lost))
     figure.update_yaxes(**symlog_axis(y_range or shared_range([-1.2, 1.0], *lines.values(), symmetric_log=True)), zeroline=True)
     length = max(len(v) for v in lines.values())
-    figure.update_xaxes(range=[-0.5, length - 0.5], nticks=11)
+    figure.update_xaxes(**block_axis(length))
     table = table_by("block", flat)
     return Drawing(NAME, figure, _alt(flat, table), table)
 

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 from rotviz.errors import BadInput
 from rotviz.plots.drawing import Drawing, nothing
-from rotviz.plots.frame import Range, framed, log_axis, shared_range
+from rotviz.plots.frame import Range, block_axis, framed, log_axis, shared_range
 from rotviz.plots.palette import BLUE, GREEN, GREY, VERMILION
 from rotviz.plots.pool import cleaned, note_lost
 from rotviz.plots.series import table_by
@@ -52,7 +52,7 @@ def draw_magnitude_by_block(
                            else f"after block %{{x}}<br>{name}: %{{y:,.4~r}}<extra></extra>")
     framed(figure, x="block", y=f"{what} (log scale)", title=title, legend=list(series), note=note_lost(lost_top + lost_middle))
     figure.update_yaxes(**log_axis(y_range or shared_range(*series.values(), log=True)))
-    figure.update_xaxes(range=[-0.5, max(1, len(middle)) - 0.5], nticks=11)
+    figure.update_xaxes(**block_axis(len(middle)))
     return Drawing(NAME, figure, _alt(series, where, what), table_by("block", series))
 
 

@@ -72,9 +72,9 @@ def _limits(values: np.ndarray, errors: np.ndarray, start: float, base: float | 
     low, high = float(ends.min()), float(ends.max())
     if log:
         ratio = max(high / low, 1.5)
-        return low / ratio**0.06, high * ratio**0.3  # room for the number at the bar's end
+        return low / ratio**0.06, high * ratio**0.45  # room for the number at the bar's end, on a phone too
     room = (high - low) or 0.1 * abs(high) or 1.0
-    return (low - 0.08 * room if base else 0.0), high + 0.3 * room
+    return (low - 0.08 * room if base else 0.0), high + 0.5 * room
 
 
 def _bars(names: Sequence[str], values: np.ndarray, errors: np.ndarray, styles: dict[str, Style], methods: list[str], start: float,

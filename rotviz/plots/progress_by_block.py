@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from rotviz.errors import BadInput
 from rotviz.plots.drawing import Drawing
-from rotviz.plots.frame import Range, framed, log_axis, sentence, shared_range
+from rotviz.plots.frame import Range, block_axis, framed, log_axis, sentence, shared_range
 from rotviz.plots.kurtosis_by_block import site_words
 from rotviz.plots.palette import styles_for
 from rotviz.plots.pool import note_lost
@@ -54,7 +54,7 @@ def draw_progress_by_block(
     framed(figure, x="block", y=f"{unit} (log scale)", title=title, legend=[site_words(n) for n in series],
            note=sentence(f"{done} of {blocks} blocks done.", note_lost(lost)), height=340)
     figure.update_yaxes(**log_axis(y_range or shared_range(*series.values(), log=True)))
-    figure.update_xaxes(range=[-0.5, blocks - 0.5], nticks=11)
+    figure.update_xaxes(**block_axis(blocks))
     last = [f"{site_words(n)} {number(v[np.isfinite(v)][-1])}" for n, v in series.items() if np.isfinite(v).any()]
     alt = f"{done} of {blocks} blocks done. Latest {unit}: {', '.join(last) if last else 'nothing measured yet'}."
     table = table_by("block", {site_words(n): v for n, v in series.items()})

@@ -22,6 +22,9 @@ from rotviz.plots.words import check_tokens, count, number, token_label, visible
 
 NAME = "spikes"
 POINTS = 512  # channels kept of a line: the maximum of each bin, at its true place
+# Plotly scales a scene by its height and lets a narrow figure cut its sides off: from here, at HEIGHT, all of it fits a phone's 358 px.
+HEIGHT = 420
+CAMERA = {"eye": {"x": 1.38, "y": -1.95, "z": 0.9}, "center": {"x": -0.09, "y": -0.09, "z": -0.15}}
 
 
 def draw_spikes(
@@ -46,7 +49,7 @@ def draw_spikes(
     top = z_max or float(size.max()) or 1.0
     figure = go.Figure(_lines(size, chosen, tokens, what))
     note = f"{len(chosen)} of {count(len(tokens), 'token')} drawn." if len(chosen) < len(tokens) else ""
-    framed(figure, title=title, height=500)
+    framed(figure, title=title, height=HEIGHT)
     figure.update_layout(margin={"l": 0, "r": 0, "t": 40 if title else 4, "b": 24 if note or lost else 4}, showlegend=False)
     _scene(figure, by_token, by_channel, tokens, chosen, hot, top, what)
     figure.update_layout(coloraxis={"cmin": 0, "cmax": color_max or top, "colorscale": LINES, "showscale": False})  # colour repeats height
@@ -100,8 +103,7 @@ def _scene(figure: go.Figure, by_token: np.ndarray, by_channel: np.ndarray, toke
         yaxis=axis | {"title": {"text": "token", "font_size": FONT}, "tickvals": named,
                       "ticktext": [f"{int(t)} {token_label(tokens[int(t)], 8)}" for t in named]},
         zaxis=axis | {"title": {"text": what, "font_size": FONT}, "range": [0, top * 1.02], "nticks": 5},
-        aspectmode="manual", aspectratio={"x": 1.5, "y": 1.25, "z": 0.8},
-        camera={"eye": {"x": 1.4, "y": -1.7, "z": 0.8}, "center": {"x": 0.0, "y": 0.0, "z": -0.24}},
+        aspectmode="manual", aspectratio={"x": 1.0, "y": 0.9, "z": 1.25}, camera=CAMERA,
     )
 
 

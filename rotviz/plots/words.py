@@ -56,8 +56,8 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def wrapped(text: str, width: int = 78) -> str:
-    """Escaped text with line breaks for Plotly, so that it fits a figure 600 px wide."""
+def wrapped(text: str, width: int = 48) -> str:
+    """Escaped text with line breaks for Plotly, so that it fits below the axes of a figure 360 px wide, as on a phone."""
     return "<br>".join(escape(line) for line in textwrap.wrap(text, width))
 
 

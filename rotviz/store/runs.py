@@ -371,10 +371,11 @@ class Store:
             row = connection.execute("SELECT * FROM events WHERE run_id = ? ORDER BY seq DESC LIMIT 1", (run_id,)).fetchone()
         return _stored_event(row) if row else None
 
-    def first_event_after(self, run_id: str, time: str) -> StoredEvent | None:
-        """The first event at or after a moment: with a run's `started`, where the present attempt took up."""
+    def first_event_after(self, run_id: str, time: str, stage: str) -> StoredEvent | None:
+        """The first event of a stage at or after a moment: with a run's `started`, where the present attempt took the stage up."""
         with self.database.read() as connection:
-            row = connection.execute("SELECT * FROM events WHERE run_id = ? AND time >= ? ORDER BY seq LIMIT 1", (run_id, time)).fetchone()
+            row = connection.execute("SELECT * FROM events WHERE run_id = ? AND time >= ? AND stage = ? ORDER BY seq LIMIT 1",
+                                     (run_id, time, stage)).fetchone()
         return _stored_event(row) if row else None
 
     def _new_folder(self) -> str:

@@ -40,7 +40,7 @@ def divergence_figure(records: Sequence[RunRecord]) -> Drawing:
     kl = _numbers(shown, "divergence", "kl_nats")
     apart = kl[np.isfinite(kl) & (kl > 0)]
     log = bool(apart.size and apart.max() / apart.min() > LOG_FROM)
-    room = None if log or not apart.size else (0.0, 2.6 * float(apart.max()))  # for the words at a bar's end, in a narrow column too
+    room = None if log or not apart.size else (0.0, 2.8 * float(apart.max()))  # for the words at a bar's end, in a narrow column too
     return draw_divergence_bars(names, kl, _numbers(shown, "divergence", "same_top"), methods=_methods(shown),
                                 log=log, x_range=room)
 

@@ -1,6 +1,6 @@
-"""Pickers of rotations, slots and grids. The same keys on every page, so that a choice goes with the reader and into the link."""
+"""Pickers of rotations, slots, grids and measures. The same keys on every page, so that a choice goes with the reader and into the link."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
@@ -45,6 +45,19 @@ def pick_spec(site: Site) -> QuantSpec:
                                  help="A grid symmetric about zero; otherwise from the smallest to the largest value.")
     granularity = Granularity.GROUP if int(group) else Granularity.TOKEN
     return QuantSpec(int(bits), symmetric, granularity, int(group), clip if clip == "mse" else float(clip))
+
+
+def pick_name(label: str, words: Mapping[str, str], key: str) -> str:
+    """One of a few short names: what is shown is what the link carries, and the help has the words.
+
+    A link of before, which carried the words, still opens the same view.
+    """
+    names = {said: name for name, said in words.items()}
+    linked = st.query_params.get(key)
+    if linked in names and key not in st.session_state:
+        st.session_state[key] = names[linked]
+    return st.segmented_control(label, list(words), default=next(iter(words)), required=True, key=key, **BOUND,
+                                help="\n\n".join(f"**{name}**: {said}" for name, said in words.items()))
 
 
 def spec_words(spec: QuantSpec) -> str:

@@ -259,6 +259,15 @@ def test_the_estimate_goes_by_the_present_attempt(store):
     assert queue.status(run_id).seconds_left < status.seconds_left  # it counts down while there is no news
 
 
+def test_the_estimate_goes_by_the_pace_of_the_blocks_and_not_by_what_came_before(store):
+    run_id = store.create(recipe(), worker=processes.this_process())
+    for stage, fraction, seconds in (("load", 0.0, 0.0), ("prove", 0.15, 1.0), ("walk", 0.2, 9.0)):
+        store.add_event(run_id, Event(stage, None, None, fraction, "", {}, seconds))
+        assert queue.status(run_id).seconds_left is None
+    store.add_event(run_id, Event("walk", 1, 10, 0.3, "", {}, 19.0))  # a tenth in ten seconds since the first block
+    assert 65 < queue.status(run_id).seconds_left <= 70
+
+
 def test_the_same_recipe_is_queued_once_unless_asked_again(store):
     first = queue.submit(recipe(), start_worker=False)
     assert queue.submit(recipe(), start_worker=False) == first

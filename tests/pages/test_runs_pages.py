@@ -174,6 +174,18 @@ def test_the_error_measure_changes_the_figure() -> None:
     assert _charts(at)[0]["layout"]["yaxis"]["title"]["text"] != before
 
 
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(("figure", "key", "linked", "name"), [
+    ("Error by block", "err", "sqnr_db", "sqnr_db"), ("Error by block", "err", "SQNR (dB)", "sqnr_db"),
+    ("Cost and quality", "cost", "kv", "kv"), ("Cost and quality", "cost", "bits a weight", "weights"),
+])
+def test_links_carry_names_and_those_with_words_still_open(figure: str, key: str, linked: str, name: str) -> None:
+    at = _evaluate(fig=figure, **{key: linked})
+    control = at.button_group(key=key)
+    assert control.value == name
+    assert {name, "massive" if key == "err" else "activations"} <= set(control.options)
+
+
 def test_the_free_choice_queues_any_recipe(store: Store) -> None:
     at = _evaluate(ask="Free choice")
     at.selectbox(key="free.kv.bits").set_value(3)
