@@ -3,6 +3,8 @@
 import contextlib
 import resource
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -60,3 +62,39 @@ def reset_peak_memory(device: torch.device) -> None:
         return
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def on_device_of(x: torch.Tensor) -> contextlib.AbstractContextManager[object]:
+    """A block in which kernels are launched on the GPU that holds x; nothing for a tensor on the CPU."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many blocks of work the device carries out at once: a GPU's multiprocessors; 1 for a CPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def timed(run: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
+    """Seconds of each of `repeats` runs, after one that is not counted.
+
+    On a GPU by its own events, and with its second-level cache overwritten before each run, so that inputs come from memory.
+    """
+    run()
+    if device.type != "cuda":
+        return [_clocked(run) for _ in range(repeats)]
+    sweep = torch.empty(256 << 20, dtype=torch.uint8, device=device)
+    marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    with torch.cuda.device(device):
+        for begin, end in marks:
+            sweep.zero_()
+            begin.record()
+            run()
+            end.record()
+    torch.cuda.synchronize(device)
+    return [begin.elapsed_time(end) / 1e3 for begin, end in marks]
+
+
+def _clocked(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began

@@ -50,11 +50,17 @@ class Ends:
     def entry(self, tokens: Tensor) -> Entry:
         """Run the part before the first block on tokens [B, T]."""
         recorders = [_Recorder(block) for block in self.model.get_submodule(self.family.blocks)]
-        self._call(tokens, recorders, logits_to_keep=1)
+        with torch.no_grad():
+            self._call(tokens, recorders, logits_to_keep=1)
         return Entry(recorders[0].hidden, [r.arguments for r in recorders])
 
     def finish(self, hidden: Tensor) -> Tensor:
         """Logits [B, T, V] from the hidden states [B, T, D] after the last block."""
+        with torch.no_grad():
+            return self.logits(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As `finish`, differentiable with respect to the hidden states."""
         blocks = list(self.model.get_submodule(self.family.blocks))
         stand_ins = [_Injector(blocks[0], hidden), *(_Passage(b) for b in blocks[1:])]
         tokens = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
@@ -69,8 +75,7 @@ class Ends:
         return Ends(with_blocks(moved, self.family, stand_ins), self.family)
 
     def _call(self, tokens: Tensor, stand_ins: list[nn.Module], **arguments: Any) -> Any:
-        with torch.no_grad():
-            return with_blocks(self.model, self.family, stand_ins)(input_ids=tokens, use_cache=False, **arguments)
+        return with_blocks(self.model, self.family, stand_ins)(input_ids=tokens, use_cache=False, **arguments)
 
 
 class BlockSource:
@@ -117,6 +122,16 @@ def forward(block: nn.Module, hidden: Tensor, arguments: BlockArguments) -> Tens
     with torch.no_grad():
         output = block(hidden, **arguments)
     return output[0] if isinstance(output, tuple) else output
+
+
+def narrowed(arguments: BlockArguments, count: int) -> BlockArguments:
+    """A block's arguments for a last batch of fewer windows: whatever has one row a window is cut to `count`."""
+    def cut(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim and value.shape[0] > count and value.shape[0] > 1:
+            return value[:count]
+        return tuple(cut(v) for v in value) if isinstance(value, tuple) else value
+
+    return {name: cut(value) for name, value in arguments.items()}
 
 
 def with_blocks(model: PreTrainedModel, family: Family, blocks: list[nn.Module]) -> PreTrainedModel:

@@ -172,6 +172,11 @@ class HadamardRotation(Rotation):
         """K, the size of the part that is not a power of two."""
         return self._base.shape[0]
 
+    @property
+    def base_orthogonal(self) -> Tensor:
+        """The part that is not a power of two, as an orthogonal matrix [K, K] in float64: H_K / sqrt(K), or Q_K."""
+        return self._base.double() / self._base[0].double().norm()
+
     def dense(self) -> Tensor:
         if not self._signed:
             return reduce(torch.kron, self._copies.truth).clone()

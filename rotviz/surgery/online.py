@@ -19,6 +19,13 @@ from rotviz.types import SITE_OF_ROLE, Granularity, QuantSpec, Site
 
 Meter = Callable[[Site, Tensor, Tensor], None]
 """Called with the site, the tensor [..., D] before rounding and after it."""
+Rounding = Callable[[Tensor, QuantSpec], Tensor]
+"""How a tensor is rounded: `fake_quantize`, or `straight_through` where something learns through it."""
+
+
+def straight_through(x: Tensor, spec: QuantSpec) -> Tensor:
+    """x rounded, with the gradient of x itself: what rounding adds counts as a constant."""
+    return x + (fake_quantize(x.detach(), spec) - x.detach())
 
 
 class InputQuantizer:
@@ -28,34 +35,35 @@ class InputQuantizer:
         site: the name to report under.
         spec: how to round.
         meter: sees what was rounded, or None.
+        rounding: how.
     """
 
-    def __init__(self, site: Site, spec: QuantSpec, meter: Meter | None) -> None:
-        self.site, self.spec, self.meter = site, spec, meter
+    def __init__(self, site: Site, spec: QuantSpec, meter: Meter | None, rounding: Rounding = fake_quantize) -> None:
+        self.site, self.spec, self.meter, self.rounding = site, spec, meter, rounding
         self._seen: weakref.ref[Tensor] | None = None
         self._rounded: Tensor | None = None
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
         x = inputs[0]
         if self._seen is None or self._seen() is not x:
-            self._seen, self._rounded = weakref.ref(x), fake_quantize(x, self.spec)
+            self._seen, self._rounded = weakref.ref(x), self.rounding(x, self.spec)
             if self.meter:
                 self.meter(self.site, x, self._rounded)
         return (self._rounded,)
 
 
-def quantize_activations(view: BlockView, spec: QuantSpec, meter: Meter | None = None) -> None:
+def quantize_activations(view: BlockView, spec: QuantSpec, meter: Meter | None = None, rounding: Rounding = fake_quantize) -> None:
     """Round the inputs of a block's quantized linears from now on. The block must belong to the caller."""
     if not spec.quantizes:
         return
     quantizers: dict[Site, InputQuantizer] = {}
     for module, roles in view.quantized_modules().items():
         site = SITE_OF_ROLE[roles[0]]
-        quantizer = quantizers.setdefault(site, InputQuantizer(site, spec, meter))
+        quantizer = quantizers.setdefault(site, InputQuantizer(site, spec, meter, rounding))
         module.register_forward_pre_hook(quantizer)
 
 
-def quantize_cache(view: BlockView, spec: QuantSpec, meter: Meter | None = None) -> None:
+def quantize_cache(view: BlockView, spec: QuantSpec, meter: Meter | None = None, rounding: Rounding = fake_quantize) -> None:
     """Round keys (after RoPE and R3) and values of a block from now on, each head of each token on its own."""
     if not spec.quantizes:
         return
@@ -63,7 +71,7 @@ def quantize_cache(view: BlockView, spec: QuantSpec, meter: Meter | None = None)
     spec.group_for(view.heads.width)
 
     def edit(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rounded = fake_quantize(key, spec), fake_quantize(value, spec)
+        rounded = rounding(key, spec), rounding(value, spec)
         if meter:
             meter(Site.KEY, by_token(key), by_token(rounded[0]))
             meter(Site.VALUE, by_token(value), by_token(rounded[1]))

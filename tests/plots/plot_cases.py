@@ -12,10 +12,12 @@ from rotviz.plots.histogram import draw_histogram
 from rotviz.plots.kurtosis_by_block import draw_kurtosis_by_block
 from rotviz.plots.magnitude_by_block import draw_magnitude_by_block
 from rotviz.plots.massive_map import draw_massive_map
+from rotviz.plots.memory_by_part import draw_memory_by_part
 from rotviz.plots.pareto import draw_pareto
 from rotviz.plots.perplexity_bars import draw_perplexity_bars
 from rotviz.plots.progress_by_block import draw_progress_by_block
 from rotviz.plots.qq import draw_qq
+from rotviz.plots.roofline import draw_roofline
 from rotviz.plots.seed_spread import draw_seed_spread
 from rotviz.plots.spikes import draw_spikes
 from rotviz.plots.token_channel_map import draw_token_channel_map
@@ -166,6 +168,19 @@ def compare_errors(n: int = 96, d: int = 576):
     return draw_compare_errors(a, b, SITES, name_a="hadamard", name_b="dfrot")
 
 
+def memory_by_part(n: int = 96, d: int = 576):
+    parts = ["attention weights", "MLP weights", "embedding", "norms and routers", "KV cache", "activations"]
+    return draw_memory_by_part(parts, np.array([9e8, 3.6e9, 2.6e8, 5e5, 1.1e9, 4e7]), np.array([2.2e8, 9e8, 2.6e8, 5e5, 3e8, 2e7]), limit=4e9)
+
+
+def roofline(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(8)
+    kernels = [["hadamard", "int4 weights", "statistics"][i % 3] for i in range(n)]
+    moved = 10 ** generator.uniform(6, 9, n)
+    done = moved * 10 ** generator.uniform(-1, 3, n)
+    return draw_roofline(kernels, ["1 x 4096"] * n, done, moved, np.maximum(moved / 2e12, done / 6e14) * 1.5, copy_rate=2e12, matrix_rate=6e14)
+
+
 def token_strip(n: int = 96, d: int = 576):
     return draw_token_strip(texts(n), np.abs(hidden(n, min(d, 576))).max(axis=1), massive={0, 8}, what="largest |activation|")
 
@@ -173,4 +188,4 @@ def token_strip(n: int = 96, d: int = 576):
 DRAWINGS = {f.__name__: f for f in (
     token_channel_map, spikes, channel_ribbons, histogram, qq, magnitude_by_block, kurtosis_by_block, massive_map, token_channels,
     error_scatter, error_by_block, error_by_channel, perplexity_bars, divergence_bars, pareto, progress_by_block, seed_spread,
-    compare_errors)}
+    compare_errors, memory_by_part, roofline)}

@@ -25,11 +25,13 @@ from rotviz.plots.histogram import draw_histogram
 from rotviz.plots.kurtosis_by_block import draw_kurtosis_by_block
 from rotviz.plots.magnitude_by_block import draw_magnitude_by_block
 from rotviz.plots.massive_map import draw_massive_map
+from rotviz.plots.memory_by_part import draw_memory_by_part
 from rotviz.plots.pareto import draw_pareto, frontier
 from rotviz.plots.perplexity_bars import draw_perplexity_bars
 from rotviz.plots.pool import max_pool, thinned
 from rotviz.plots.progress_by_block import draw_progress_by_block
 from rotviz.plots.qq import draw_qq
+from rotviz.plots.roofline import draw_roofline
 from rotviz.plots.seed_spread import draw_seed_spread
 from rotviz.plots.spikes import chosen_tokens, draw_spikes
 from rotviz.plots.token_channel_map import draw_token_channel_map
@@ -142,6 +144,8 @@ AWKWARD = {
     "seed_spread": lambda make: draw_seed_spread({"none": make(D), "dfrot": make(1)}, reference=5.0),
     "compare_errors": lambda make: draw_compare_errors(a := make(L, 2), np.ones_like(a), ["key", "<b>"]),
     "compare_errors same": lambda make: draw_compare_errors(a := make(L, 2), a, ["key", "value"]),
+    "memory_by_part": lambda make: draw_memory_by_part(few(len(v := make(L))), v, v / 2, limit=1e9),
+    "roofline": lambda make: draw_roofline(few(len(v := make(L))), few(len(v)), v, np.ones(len(v)), v, copy_rate=1.0, matrix_rate=5.0),
 }
 
 

@@ -1,0 +1,57 @@
+"""Which of two twins runs: the reference in torch, or the Triton kernel.
+
+    auto     the kernel for a tensor on a GPU where Triton is installed and the kernel covers the shape; otherwise the reference
+    torch    the reference
+    triton   the kernel; a refusal in words where it cannot run. On the CPU it runs only under Triton's interpreter (TRITON_INTERPRET=1, set
+             before Triton is imported): slow, and there to check the kernel where no GPU is at hand
+
+Nothing is decided at import, and Triton is imported only when a kernel is about to be launched.
+"""
+
+import importlib.util
+import os
+
+from torch import Tensor
+
+from rotviz.errors import BadInput, not_among
+
+BACKENDS = ("auto", "torch", "triton")
+
+
+def triton_installed() -> bool:
+    """Whether Triton could be imported; it is not imported to find out."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def interpreting() -> bool:
+    """Whether Triton has been asked to interpret its kernels on the CPU instead of compiling them."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def takes_triton(x: Tensor, backend: str, obstacle: str | None = None) -> bool:
+    """Whether the kernel runs for x.
+
+    Args:
+        x: the tensor that decides by its device.
+        backend: one of BACKENDS.
+        obstacle: why the kernel does not cover this call, or None; then "auto" takes the reference.
+
+    Raises:
+        BadInput: "triton" was asked for and cannot run, or the backend has no such name.
+    """
+    if backend not in BACKENDS:
+        raise not_among("backend", backend, BACKENDS)
+    if backend == "triton":
+        _require(x, obstacle)
+        return True
+    return backend == "auto" and x.is_cuda and obstacle is None and triton_installed()
+
+
+def _require(x: Tensor, obstacle: str | None) -> None:
+    if obstacle is not None:
+        raise BadInput(f"the Triton kernel does not cover this call: {obstacle}; use backend = 'auto' or 'torch'")
+    if not triton_installed():
+        raise BadInput("backend = 'triton', but Triton is not installed here; use backend = 'auto' or 'torch'")
+    if not x.is_cuda and not interpreting():
+        raise BadInput(f"backend = 'triton', but the tensor is on {x.device}; move it to a GPU, or set TRITON_INTERPRET=1 to have the kernel "
+                       "interpreted")

@@ -1,0 +1,118 @@
+"""Pieces that several Triton kernels share. Imports Triton, so only the kernels themselves import this file.
+
+Exact products with matrices of +-1. A tensor core multiplies 16-bit numbers and adds in float32. A float32 number is the sum of three bfloat16
+pieces of 8 bits each (24 bits of mantissa, the same range of exponents), and a product with +-1 is exact, so
+
+    x H = x_1 H + x_2 H + x_3 H,    x_1 = bf16(x),  x_2 = bf16(x - x_1),  x_3 = bf16(x - x_1 - x_2)
+
+loses nothing but the rounding of float32 sums. Two pieces keep 16 bits, which is enough where the result is rounded to 8 or 11 bits.
+TF32 has 11 bits, costs as much as two pieces and cuts instead of rounding on some hardware; float32 without tensor cores is slower by far.
+
+Rounding is half to even, as torch.round, by adding and subtracting 1.5 * 2^23; from 2^22 on, where that loses a bit, by floor(v + 1/2).
+Triton's interpreter (read in 3.9) works on the bit patterns of bfloat16: products of two such numbers are wrong, and float32 is cut, not
+rounded, on its way to bfloat16. So kernels multiply bfloat16 numbers in tl.dot alone, and under the interpreter (WIDE) they are widened to
+float32 before that, which changes no number, and `stored` rounds by hand.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sylvester_tile(SIZE: tl.constexpr, ORDER: tl.constexpr):
+    """I (x) S_ORDER as float32 [SIZE, SIZE], ORDER a divisor of SIZE: S[i, j] = (-1)^(ones in i AND j)."""
+    i = tl.arange(0, SIZE)[:, None]
+    j = tl.arange(0, SIZE)[None, :]
+    ones = (i % ORDER) & (j % ORDER)
+    ones ^= ones >> 8
+    ones ^= ones >> 4
+    ones ^= ones >> 2
+    ones ^= ones >> 1
+    sign = (1 - 2 * (ones & 1)).to(tl.float32)
+    return tl.where((i // ORDER) == (j // ORDER), sign, 0.0)
+
+
+@triton.jit
+def dot_left(h, x, acc, PIECES: tl.constexpr, WIDE: tl.constexpr):
+    """acc + h x with h [M, K] of +-1 or 0 and x [K, N] float32 in that many bfloat16 pieces."""
+    rest = x
+    for _ in tl.static_range(PIECES):
+        piece = rest.to(tl.bfloat16)
+        if WIDE:
+            acc = tl.dot(h, piece.to(tl.float32), acc, input_precision="ieee")
+        else:
+            acc = tl.dot(h.to(tl.bfloat16), piece, acc)
+        rest = rest - piece.to(tl.float32)
+    return acc
+
+
+@triton.jit
+def dot_right(x, h, PIECES: tl.constexpr, WIDE: tl.constexpr):
+    """x h with x [M, K] float32 in that many bfloat16 pieces and h [K, N] of +-1 or 0."""
+    acc = tl.zeros((x.shape[0], h.shape[1]), dtype=tl.float32)
+    rest = x
+    for _ in tl.static_range(PIECES):
+        piece = rest.to(tl.bfloat16)
+        if WIDE:
+            acc = tl.dot(piece.to(tl.float32), h, acc, input_precision="ieee")
+        else:
+            acc = tl.dot(piece, h.to(tl.bfloat16), acc)
+        rest = rest - piece.to(tl.float32)
+    return acc
+
+
+@triton.jit
+def stored(y, DTYPE: tl.constexpr, WIDE: tl.constexpr):
+    """float32 y rounded to nearest in the dtype it is stored in."""
+    if WIDE and tl.bfloat16 == DTYPE:
+        bits = y.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        y = bits.to(tl.float32, bitcast=True)
+    return y.to(DTYPE)
+
+
+@triton.jit
+def round_half_even(v):
+    """v rounded to the nearest whole number, still float32."""
+    near = (v + 12582912.0) - 12582912.0
+    return tl.where(tl.abs(v) < 4194304.0, near, tl.floor(v + 0.5))
+
+
+@triton.jit
+def grid_scale(low, high, BITS: tl.constexpr, SYMMETRIC: tl.constexpr):
+    """Step and code of zero for a range, as IntegerGrid.scale of rotviz.numerics.grids."""
+    peak = tl.maximum(tl.abs(low), tl.abs(high))
+    if SYMMETRIC:
+        step = tl.math.div_rn(peak, tl.full(peak.shape, (1 << (BITS - 1)) - 1, tl.float32))
+        step = tl.where(step > 0, step, 1.0)
+        zero = tl.zeros(peak.shape, dtype=tl.float32)
+    else:
+        span = high - low
+        alone = tl.where(tl.abs(high) > 0, tl.abs(high), 1.0)
+        step = tl.where(span > 0, tl.math.div_rn(span, tl.full(span.shape, (1 << BITS) - 1, tl.float32)), alone)
+        zero = round_half_even(tl.math.div_rn(-low, step))
+    return step, zero
+
+
+@triton.jit
+def grid_codes(scaled, zero, BITS: tl.constexpr, SYMMETRIC: tl.constexpr):
+    """Whole-number codes, int32, of numbers already divided by their step."""
+    lowest: tl.constexpr = -(1 << (BITS - 1)) if SYMMETRIC else 0
+    highest: tl.constexpr = (1 << (BITS - 1)) - 1 if SYMMETRIC else (1 << BITS) - 1
+    codes = round_half_even(scaled) + zero
+    return tl.minimum(tl.maximum(codes, lowest), highest).to(tl.int32)
+
+
+@triton.jit
+def store_codes(out_ptr, codes, rows, row_ok, WIDTH: tl.constexpr, ROWS: tl.constexpr, PADDED: tl.constexpr, PACKED: tl.constexpr):
+    """Write codes [ROWS, PADDED] of rows of WIDTH numbers: a byte each, or two in a byte, the earlier in the low half."""
+    if PACKED:
+        first, second = tl.split(tl.reshape(codes, (ROWS, PADDED // 2, 2)))
+        column = tl.arange(0, PADDED // 2)
+        data = (first & 15) | ((second & 15) << 4)
+        ok = row_ok[:, None] & (column < WIDTH // 2)[None, :]
+        tl.store(out_ptr + rows[:, None] * (WIDTH // 2) + column[None, :], data.to(tl.uint8), mask=ok)
+    else:
+        column = tl.arange(0, PADDED)
+        ok = row_ok[:, None] & (column < WIDTH)[None, :]
+        tl.store(out_ptr + rows[:, None] * WIDTH + column[None, :], codes.to(out_ptr.dtype.element_ty), mask=ok)

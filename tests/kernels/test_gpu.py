@@ -1,0 +1,83 @@
+"""The kernels on a real GPU, at the sizes of real models; what the other files check at small sizes they check there too, on the same device."""
+
+import pytest
+import torch
+from judging import assert_at_most_twice_as_wrong, draw, signs_for
+
+from rotviz.device import resolve_device
+from rotviz.kernels.bench import Ceilings, Row, measure
+from rotviz.kernels.hadamard import hadamard
+from rotviz.kernels.hadamard_quantize import hadamard_quantize
+from rotviz.kernels.integer_matmul import integer_matmul
+from rotviz.kernels.packing import pack, unpack
+from rotviz.kernels.quantize import dequantize, quantize
+from rotviz.kernels.statistics import site_statistics
+from rotviz.kernels.weight_only_matmul import weight_only_matmul
+from rotviz.numerics.rotation import HadamardRotation
+from rotviz.types import Granularity, QuantSpec
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(resolve_device("auto").type == "cpu", reason="no CUDA device: kernels run interpreted instead")]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n", [64, 128, 576, 1536, 4096, 8192, 9216, 11008, 14336, 18944, 22016, 27648, 28672])
+def test_transform(n, dtype, device):
+    x, signs = draw(1001, n, dtype=dtype, device=device), signs_for(n, device)
+    rotation = HadamardRotation(n, signs.double())
+    for inverse in (False, True):
+        turn = rotation.apply_inverse if inverse else rotation.apply
+        assert_at_most_twice_as_wrong(hadamard(x, signs, inverse=inverse), turn(x), turn(x.double()))
+    x.requires_grad_()
+    upstream = draw(1001, n, dtype=dtype, device=device, seed=1)
+    (gradient,) = torch.autograd.grad(hadamard(x, signs), x, upstream)
+    assert_at_most_twice_as_wrong(gradient, rotation.apply_inverse(upstream), rotation.apply_inverse(upstream.double()))
+
+
+@pytest.mark.parametrize("bits, symmetric", [(4, True), (4, False), (8, True), (8, False)])
+@pytest.mark.parametrize("n", [128, 1536, 11008, 28672])
+def test_fused(n, bits, symmetric, device):
+    x, spec = draw(513, n, dtype=torch.bfloat16, device=device), QuantSpec(bits, symmetric, clip=0.9)
+    turned = HadamardRotation(n).apply(x.double())
+    wrong, allowed = (dequantize(hadamard_quantize(x, spec, backend=b), backend="torch").double() - turned for b in ("triton", "torch"))
+    assert wrong.norm() <= 1.01 * allowed.norm()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("spec", [QuantSpec(4, False), QuantSpec(8, True), QuantSpec(4, False, Granularity.GROUP, 128), QuantSpec(4, True, clip=0.9)],
+                         ids=str)
+def test_rounding(spec, dtype, device):
+    x = draw(1001, 4096, dtype=dtype, device=device)
+    ours, plain = quantize(x, spec), quantize(x, spec, backend="torch")
+    assert torch.equal(ours.data, plain.data) and torch.equal(ours.step, plain.step)
+    assert torch.equal(dequantize(ours), dequantize(plain, backend="torch"))
+
+
+def test_packing(device):
+    codes = torch.randint(-8, 8, (1001, 4096), dtype=torch.int8, device=device)
+    assert torch.equal(unpack(pack(codes), signed=True), codes)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 1000])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_products(rows, dtype, device):
+    x, weight = draw(rows, 4096, dtype=dtype, device=device), draw(14336, 4096, dtype=dtype, device=device, seed=1)
+    packed = quantize(weight, QuantSpec(4, False, Granularity.GROUP, 128))
+    truth = weight_only_matmul(x.double(), packed, backend="torch")
+    assert_at_most_twice_as_wrong(weight_only_matmul(x, packed), x @ dequantize(packed).T, truth)
+    for bits in (4, 8):
+        codes, whole = quantize(x, QuantSpec(bits, False)), quantize(weight, QuantSpec(bits, True, Granularity.CHANNEL))
+        assert torch.equal(integer_matmul(codes, whole), integer_matmul(codes, whole, backend="torch"))
+
+
+def test_statistics(device):
+    x = draw(4097, 4096, dtype=torch.bfloat16, device=device)
+    x[0, 7], x[-1, 50] = 2e4, -1.3e4
+    ours, plain = site_statistics(x), site_statistics(x, backend="torch")
+    assert torch.equal(ours.counts, plain.counts) and torch.equal(ours.peaks, plain.peaks) and torch.equal(ours.peak_tokens, plain.peak_tokens)
+    assert ours.moments.kurtosis == pytest.approx(plain.moments.kurtosis, rel=16 * 2.0**-23)
+
+
+def test_the_benchmark_measures_every_kernel(device):
+    ceilings, *rows = measure(device, quick=True, repeats=2)
+    assert isinstance(ceilings, Ceilings) and all(isinstance(r, Row) and r.seconds["triton"] for r in rows)
