@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rotviz.config import setting
-from rotviz.errors import BadInput
+from rotviz.errors import BadInput, unknown
 
 
 class Site(StrEnum):
@@ -85,6 +85,27 @@ BITS = (2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 
 
 @dataclass(frozen=True, slots=True)
+class NumberFormat:
+    """What a number format allows: bits, a grid that is not symmetric about zero, and the size of its own blocks (0 = the spec's group)."""
+
+    bits: tuple[int, ...]
+    asymmetric: bool = False
+    block: int = 0
+    words: str = ""
+
+
+FORMATS = {
+    "int": NumberFormat(BITS[:-1], asymmetric=True, words="evenly spaced levels"),
+    "power": NumberFormat(BITS[:-1], words="levels at powers of even steps, finer near zero where the exponent is below one"),
+    "fp8": NumberFormat((8,), words="E4M3 floating point, a float32 scale for each row or group"),
+    "fp4": NumberFormat((4,), words="E2M1 floating point, a float32 scale for each row or group"),
+    "mxfp4": NumberFormat((4,), block=32, words="E2M1, a power of two for each 32 numbers (OCP MX)"),
+    "nvfp4": NumberFormat((4,), block=16, words="E2M1, an E4M3 scale for each 16 numbers and a float32 one for the tensor (NVIDIA)"),
+}
+"""Number formats by name; their grids are in rotviz.numerics.grids."""
+
+
+@dataclass(frozen=True, slots=True)
 class QuantSpec:
     """How a tensor is quantized along its last axis. `bits=16` means left in float.
 
@@ -96,7 +117,7 @@ class QuantSpec:
     granularity: Granularity = setting(Granularity.TOKEN, "which numbers share one scale")
     group: int = setting(0, "numbers that share one scale; 0 = the whole axis", minimum=0)
     clip: float | str = setting(1.0, "none, mse, or the share of the range that is kept")
-    number_format: str = setting("int", "which grid")
+    number_format: str = setting("int", "which grid", choices=tuple(FORMATS))
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
@@ -104,6 +125,22 @@ class QuantSpec:
         if self.group < 0:
             raise BadInput(f"group = {self.group}: a group has at least one number; 0 means the whole axis")
         check_clip(self.clip)
+        self._check_format()
+
+    def _check_format(self) -> None:
+        if self.number_format not in FORMATS:
+            raise unknown("number format", self.number_format, FORMATS)
+        known = FORMATS[self.number_format]
+        if not self.quantizes:
+            return
+        if self.bits not in known.bits:
+            raise BadInput(f"the number format {self.number_format} has {' or '.join(map(str, known.bits))} bits, not {self.bits}")
+        if not self.symmetric and not known.asymmetric:
+            raise BadInput(f"the number format {self.number_format} is symmetric about zero: set symmetric = true, or choose int")
+        if known.block and self.group not in (0, known.block):
+            raise BadInput(f"the number format {self.number_format} has blocks of its own, of {known.block}: leave group at 0")
+        if self.number_format == "nvfp4" and self.clip == "mse" and self.granularity in (Granularity.TOKEN, Granularity.HEAD):
+            raise BadInput("clip = mse with nvfp4 is for weights: a token's scales depend on each other, so give a ratio or none")
 
     @property
     def quantizes(self) -> bool:
@@ -116,7 +153,7 @@ class QuantSpec:
         Raises:
             BadInput: when the group does not divide the width.
         """
-        group = self.group or width
+        group = self.group or FORMATS[self.number_format].block or width
         if width % group:
             fitting = [d for d in (16, 32, 48, 64, 96, 128, 192, 256) if width % d == 0]
             raise BadInput(f"group {group} does not divide the width {width}; these do: {', '.join(map(str, fitting)) or width}, or 0 for all")

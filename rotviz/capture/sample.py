@@ -2,14 +2,14 @@
 
 The float model walks over the calibration windows once; at every block the chosen tokens' rows of the chosen sites are written to a file of
 their own, and read back when a method asks for them. In memory are one block, the windows' hidden states and one site at a time, whatever the
-depth: a 70B model needs no more room for its sample than its disk has.
+depth (and up to a gigabyte of rows that were read before): a 70B model needs no more room for its sample than its disk has.
 
 Tokens are drawn uniformly from all positions of all windows (METHODS.md 10, defect (a) of the released DartQuant code: there the "random" tenth is
 always the first). Rows behind a norm are taken without its gain, which is what R1 turns.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,6 +22,8 @@ from rotviz.models.walk import BlockSource, forward, narrowed
 from rotviz.surgery.steps import fold_block, linearize_experts
 from rotviz.types import Site
 
+KEPT_BYTES = 1 << 30
+"""Rows that a sample keeps in memory once they were read; what is beyond is read from disk every time."""
 BATCH_TOKENS = 2048
 """Tokens pushed through a block at a time; whole windows, at least one."""
 
@@ -42,11 +44,17 @@ class SiteSample:
     tokens: int
     kv_heads: int
     head_width: int
+    _kept: dict[tuple[int, Site], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, block: int, site: Site) -> Tensor:
-        """The sampled rows [tokens, width] of a site, float32."""
+        """The sampled rows [tokens, width] of a site, float32; not to be changed."""
+        if (block, site) in self._kept:
+            return self._kept[block, site]
         with safe_open(_file(self.folder, block), framework="pt") as file:
-            return file.get_tensor(str(site))
+            found = file.get_tensor(str(site))
+        if sum(kept.nbytes for kept in self._kept.values()) + found.nbytes <= KEPT_BYTES:
+            self._kept[block, site] = found
+        return found
 
 
 def sample_sites(source: BlockSource, windows: Tensor, sites: tuple[Site, ...], count: int, generator: torch.Generator, folder: Path,

@@ -8,8 +8,10 @@ Edits belong to one attention module each and are forgotten with it. Gemma 2 cap
 fused kernel cannot: those run the plain formula, softmax(cap tanh(q k^T s / cap) + mask) v, in the tensor's own precision.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rotviz.models.family import ATTENTION
+from rotviz.models.family import ATTENTION, BlockView
 
 Edit = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -33,6 +35,14 @@ def add_edit(module: nn.Module, edit: Edit) -> None:
 def edits_of(module: nn.Module) -> tuple[Edit, ...]:
     """The edits of an attention module, in the order in which they run."""
     return tuple(_EDITS.get(module, ()))
+
+
+def copy_block(view: BlockView) -> BlockView:
+    """A deep copy of a block with everything that acts on it: hooks travel with a module, its attention edits are registered anew."""
+    twin = replace(view, block=copy.deepcopy(view.block))
+    for edit in edits_of(view.attention):
+        add_edit(twin.attention, edit)
+    return twin
 
 
 @contextmanager

@@ -12,9 +12,14 @@ Conventions of QuaRot (arXiv 2404.00456), which SpinQuant, DFRot and DartQuant i
 include 0; over groups and heads they are not. Two departures: a constant group keeps its value exactly (QuaRot clamps s at 1e-5, which moves
 small weights), and 16-bit inputs are rounded in float32.
 
-Other number formats join by registering a Grid under their name; everything else here speaks of the grid through its two methods.
+Other number formats join as a Grid in GRIDS under the name that rotviz.types.FORMATS describes (float_grids.py, power_grid.py); everything else
+here speaks of the grid through its methods.
+
+Learned quantizers need a gradient through the rounding. `through` gives it: round() has the gradient of the identity and clamp() that of a
+clamp, so the scale is learned as in LSQ (arXiv 1902.08153). `place` and `read` are its halves, for learning the rounding itself.
 """
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,7 +27,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rotviz.errors import unknown
+from rotviz.numerics.float_grids import E2M1, E4M3, BlockFloatGrid, FloatGrid, MxScale, NvScale
+from rotviz.numerics.power_grid import PowerGrid
+from rotviz.numerics.scale import Scale, round_through, without_zeros
 from rotviz.types import Granularity, QuantSpec
 
 CLIP_STEPS = 80
@@ -31,48 +38,91 @@ _SEARCH_ELEMENTS = 30_000
 """Numbers searched at a time on the CPU: they stay in a core's cache, and torch does not split operations this small over threads, so that the
 rows can be shared out among threads instead (twice as fast, and far less when the machine is busy)."""
 _CHECK_EVERY = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """What turns a number into a code and back: `step` [..., 1] and the code of zero, `zero` [..., 1] (0 when symmetric)."""
-
-    step: Tensor
-    zero: Tensor
+_REMEMBERED_ELEMENTS = 30_000
+_REMEMBERED = 2048
+_FOUND: dict[tuple[str, tuple[int, ...], str], Tensor] = {}
+"""Ratios that were found for whole weights, by their contents: recipes that differ in activations only round the same rotated weights, and
+searching a 135M model takes longer than evaluating it. A thousandth of the weights' size."""
 
 
 class Grid(Protocol):
     """A number format: from the range of a group to its scale, and from numbers and scale to codes."""
 
-    def scale(self, low: Tensor, high: Tensor, spec: QuantSpec) -> Scale: ...
+    def bound(self, grouped: Tensor, spec: QuantSpec) -> "Grid":
+        """This grid with what all groups of a tensor [..., groups, size] have in common (an exponent, a tensor's scale) fixed."""
 
-    def codes(self, x: Tensor, scale: Scale, spec: QuantSpec) -> Tensor: ...
+    def scale(self, low: Tensor, high: Tensor, spec: QuantSpec) -> Scale:
+        """The scale of groups that reach from `low` to `high`, [..., 1] each."""
 
-    def values(self, codes: Tensor, scale: Scale) -> Tensor: ...
+    def code_range(self, spec: QuantSpec) -> tuple[int, int]:
+        """Smallest and largest code."""
+
+    def codes(self, x: Tensor, scale: Scale, spec: QuantSpec) -> Tensor:
+        """The nearest code of each number, a whole number in x's dtype."""
+
+    def values(self, codes: Tensor, scale: Scale) -> Tensor:
+        """Codes read back; may overwrite its input."""
+
+    def through(self, x: Tensor, scale: Scale, spec: QuantSpec) -> Tensor:
+        """values(codes(x)) with a gradient for x and scale."""
+
+
+class CodedGrid(Grid, Protocol):
+    """A grid whose codes may be fractions, so that rounding itself can be learned."""
+
+    def place(self, x: Tensor, scale: Scale) -> Tensor:
+        """Where each number lies between the codes, before rounding; differentiable."""
+
+    def read(self, codes: Tensor, scale: Scale) -> Tensor:
+        """The numbers at codes, fractions among them; differentiable."""
 
 
 class IntegerGrid:
     """Evenly spaced levels."""
 
+    def bound(self, grouped: Tensor, spec: QuantSpec) -> "IntegerGrid":
+        return self
+
     def scale(self, low: Tensor, high: Tensor, spec: QuantSpec) -> Scale:
         if spec.symmetric:
             peak = torch.maximum(high.abs(), low.abs())
             step = peak / (2 ** (spec.bits - 1) - 1)
-            return Scale(_without_zeros(step), torch.zeros_like(step))
+            return Scale(without_zeros(step), torch.zeros_like(step))
         span = high - low
         # a constant group: one step of its own size represents it exactly
-        step = torch.where(span > 0, span / (2**spec.bits - 1), _without_zeros(high.abs()))
+        step = torch.where(span > 0, span / (2**spec.bits - 1), without_zeros(high.abs()))
         return Scale(step, torch.round(-low / step))
 
+    def code_range(self, spec: QuantSpec) -> tuple[int, int]:
+        if spec.symmetric:
+            return -(2 ** (spec.bits - 1)), 2 ** (spec.bits - 1) - 1
+        return 0, 2**spec.bits - 1
+
     def codes(self, x: Tensor, scale: Scale, spec: QuantSpec) -> Tensor:
-        low, high = code_range(spec)
+        low, high = self.code_range(spec)
         return (x / scale.step).round_().add_(scale.zero).clamp_(low, high)
 
     def values(self, codes: Tensor, scale: Scale) -> Tensor:
         return (codes - scale.zero).mul_(scale.step)
 
+    def place(self, x: Tensor, scale: Scale) -> Tensor:
+        return x / scale.step + scale.zero
 
-GRIDS: dict[str, Grid] = {"int": IntegerGrid()}
+    def read(self, codes: Tensor, scale: Scale) -> Tensor:
+        return (codes - scale.zero) * scale.step
+
+    def through(self, x: Tensor, scale: Scale, spec: QuantSpec) -> Tensor:
+        return self.read(round_through(self.place(x, scale)).clamp(*self.code_range(spec)), scale)
+
+
+GRIDS: dict[str, Grid] = {
+    "int": IntegerGrid(),
+    "power": PowerGrid(),
+    "fp8": FloatGrid(E4M3),
+    "fp4": FloatGrid(E2M1),
+    "mxfp4": BlockFloatGrid(E2M1, MxScale()),
+    "nvfp4": BlockFloatGrid(E2M1, NvScale()),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +146,12 @@ class Quantized:
 
 def grid_of(spec: QuantSpec) -> Grid:
     """The grid of a spec's number format."""
-    if spec.number_format not in GRIDS:
-        raise unknown("number format", spec.number_format, GRIDS)
     return GRIDS[spec.number_format]
 
 
 def code_range(spec: QuantSpec) -> tuple[int, int]:
-    """Smallest and largest integer code."""
-    if spec.symmetric:
-        return -(2 ** (spec.bits - 1)), 2 ** (spec.bits - 1) - 1
-    return 0, 2**spec.bits - 1
+    """Smallest and largest code."""
+    return grid_of(spec).code_range(spec)
 
 
 def quantize(x: Tensor, spec: QuantSpec) -> Quantized:
@@ -116,8 +162,9 @@ def quantize(x: Tensor, spec: QuantSpec) -> Quantized:
     """
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
     grouped = wide.unflatten(-1, (-1, spec.group_for(x.shape[-1])))
-    scale = find_scale(grouped, spec)
-    return Quantized(grid_of(spec).codes(grouped, scale, spec).flatten(-2), scale, spec, x.dtype)
+    grid = grid_of(spec).bound(grouped, spec)
+    scale = find_scale(grouped, spec, grid)
+    return Quantized(grid.codes(grouped, scale, spec).flatten(-2), scale, spec, x.dtype)
 
 
 def fake_quantize(x: Tensor, spec: QuantSpec) -> Tensor:
@@ -125,14 +172,30 @@ def fake_quantize(x: Tensor, spec: QuantSpec) -> Tensor:
     return quantize(x, spec).values() if spec.quantizes else x
 
 
-def find_scale(grouped: Tensor, spec: QuantSpec) -> Scale:
-    """The scale of each group of `grouped` [..., groups, size], with the spec's clip."""
+def fake_quantize_through(x: Tensor, spec: QuantSpec) -> Tensor:
+    """`fake_quantize` with a gradient: rounding passes it on as it is, and the scale follows the range of x."""
+    if not spec.quantizes:
+        return x
+    grouped = x.unflatten(-1, (-1, spec.group_for(x.shape[-1])))
+    grid = grid_of(spec).bound(grouped.detach(), spec)
     low, high = group_range(grouped, spec)
+    ratio = clip_ratio(grouped.detach(), low.detach(), high.detach(), spec, grid)
+    return grid.through(grouped, grid.scale(low * ratio, high * ratio, spec), spec).flatten(-2)
+
+
+def find_scale(grouped: Tensor, spec: QuantSpec, grid: Grid | None = None) -> Scale:
+    """The scale of each group of `grouped` [..., groups, size], with the spec's clip. `grid`: already bound to the whole tensor."""
+    grid = grid or grid_of(spec).bound(grouped, spec)
+    low, high = group_range(grouped, spec)
+    ratio = clip_ratio(grouped, low, high, spec, grid)
+    return grid.scale(low * ratio, high * ratio, spec)
+
+
+def clip_ratio(grouped: Tensor, low: Tensor, high: Tensor, spec: QuantSpec, grid: Grid) -> Tensor | float:
+    """The share of each group's range that is kept: the spec's ratio, or the searched one in the shape of `low`."""
     if spec.clip == "mse":
-        ratio = search_clip(grouped, low, high, spec)
-        return grid_of(spec).scale(low * ratio, high * ratio, spec)
-    ratio = 1.0 if spec.clip == "none" else float(spec.clip)
-    return grid_of(spec).scale(low * ratio, high * ratio, spec)
+        return search_clip(grouped, low, high, spec, grid)
+    return 1.0 if spec.clip == "none" else float(spec.clip)
 
 
 def group_range(grouped: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
@@ -143,20 +206,32 @@ def group_range(grouped: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def search_clip(grouped: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> Tensor:
+def search_clip(grouped: Tensor, low: Tensor, high: Tensor, spec: QuantSpec, grid: Grid | None = None) -> Tensor:
     """For each group the ratio 1.00, 0.99, ... 0.21 of its range with the least sum |x - Q(x)|^2.4, shape of `low`."""
+    grid = grid or grid_of(spec).bound(grouped, spec)
     rows, lows, highs = grouped.reshape(-1, grouped.shape[-1]), low.reshape(-1, 1), high.reshape(-1, 1)
     if rows.is_cuda:
-        return _search_rows(rows, lows, highs, spec).reshape(low.shape)
+        return _search_rows(rows, lows, highs, spec, grid).reshape(low.shape)
+    if rows.numel() < _REMEMBERED_ELEMENTS or grid is not grid_of(spec):  # a grid that is bound to its numbers has no name to remember
+        return _search_parts(rows, lows, highs, spec, grid).reshape(low.shape)
+    key = hashlib.blake2b(rows.contiguous().numpy()).hexdigest(), tuple(rows.shape), repr(spec)
+    ratio = _FOUND.get(key)
+    if ratio is None:
+        ratio = _FOUND[key] = _search_parts(rows, lows, highs, spec, grid)
+        while len(_FOUND) > _REMEMBERED:
+            _FOUND.pop(next(iter(_FOUND)), None)
+    return ratio.clone().reshape(low.shape)
+
+
+def _search_parts(rows: Tensor, lows: Tensor, highs: Tensor, spec: QuantSpec, grid: Grid) -> Tensor:
     step = max(1, _SEARCH_ELEMENTS // rows.shape[-1])
     parts = [slice(i, i + step) for i in range(0, len(rows), step)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        found = list(pool.map(lambda part: _search_rows(rows[part], lows[part], highs[part], spec), parts))
-    return torch.cat(found).reshape(low.shape)
+        found = list(pool.map(lambda part: _search_rows(rows[part], lows[part], highs[part], spec, grid), parts))
+    return torch.cat(found)
 
 
-def _search_rows(rows: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> Tensor:
-    grid = grid_of(spec)
+def _search_rows(rows: Tensor, low: Tensor, high: Tensor, spec: QuantSpec, grid: Grid) -> Tensor:
     best = torch.full_like(low, torch.inf)
     ratio = torch.ones_like(low)
     for i in range(CLIP_STEPS):
@@ -166,16 +241,15 @@ def _search_rows(rows: Tensor, low: Tensor, high: Tensor, spec: QuantSpec) -> Te
         better = error < best
         best = torch.where(better, error, best)
         ratio = torch.where(better, torch.full_like(ratio, candidate), ratio)
-        if i % _CHECK_EVERY == 0 and bool((_cut_off(rows, scale, spec) > best).all()):
+        if i % _CHECK_EVERY == 0 and bool((_cut_off(rows, scale, spec, grid) > best).all()):
             break
     return ratio
 
 
-def _cut_off(rows: Tensor, scale: Scale, spec: QuantSpec) -> Tensor:
+def _cut_off(rows: Tensor, scale: Scale, spec: QuantSpec, grid: Grid) -> Tensor:
     """What clipping alone loses: a bound from below on the error, which only grows as the range shrinks. Beyond the best error, no
     smaller ratio can win, and the search may stop without changing what it finds."""
-    low, high = code_range(spec)
-    grid = grid_of(spec)
+    low, high = grid.code_range(spec)
     bottom, top = (grid.values(torch.full_like(scale.zero, code), scale) for code in (low, high))
     # half a step of room: an asymmetric grid's rounded zero moves its ends by that much
     return _loss(torch.relu(rows - top - scale.step / 2).add_(torch.relu(bottom - rows - scale.step / 2)))
@@ -184,8 +258,3 @@ def _cut_off(rows: Tensor, scale: Scale, spec: QuantSpec) -> Tensor:
 def _loss(difference: Tensor) -> Tensor:
     """sum |d|^2.4 over the last axis; overwrites its input."""
     return difference.abs_().pow_(CLIP_NORM).sum(-1, keepdim=True)
-
-
-def _without_zeros(step: Tensor) -> Tensor:
-    """A group of zeros has no range; any step reads it back as zero, 1 among them."""
-    return torch.where(step > 0, step, torch.ones_like(step))

@@ -1,7 +1,8 @@
 """Where a walk stands, on disk: so that a killed run goes on at the block after the last one it finished.
 
-One safetensors file holds both streams of hidden states [N, L, D] (of the float model's perhaps the first batch alone, see reference.py) and, in
-its header, the next block, the errors so far and the fingerprint of the recipe. It replaces its predecessor in one step.
+One safetensors file holds both streams of hidden states [N, L, D] (of the float model's perhaps the first batch alone, see reference.py), those of
+the calibration windows where a method learns from them, and, in its header, the next block, the errors so far and the fingerprint of the recipe. It
+replaces its predecessor in one step.
 """
 
 import json
@@ -16,11 +17,16 @@ from torch import Tensor
 from rotviz.home import write_atomically
 
 FILE = "walk.safetensors"
+STREAMS = ("reference", "quantized", "calibration", "float_calibration")
 
 
 @dataclass
 class WalkState:
-    """Both streams before block `block`, and what was measured up to there."""
+    """Both streams before block `block`, and what was measured up to there.
+
+    calibration, float_calibration: the calibration windows in the quantized model, and in the float model in the same basis.
+    learned: by block what its weight quantizer reports: notes and metrics.
+    """
 
     block: int
     reference: Tensor
@@ -28,6 +34,14 @@ class WalkState:
     errors: list[dict[str, Any]] = field(default_factory=list)
     weight_errors: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    learned: list[dict[str, Any]] = field(default_factory=list)
+    calibration: Tensor | None = None
+    float_calibration: Tensor | None = None
+
+    def streams(self) -> dict[str, Tensor]:
+        """All hidden states by name."""
+        named = {name: getattr(self, name) for name in STREAMS}
+        return {name: stream for name, stream in named.items() if stream is not None}
 
 
 def save_state(folder: Path, fingerprint: str, state: WalkState) -> None:
@@ -37,8 +51,9 @@ def save_state(folder: Path, fingerprint: str, state: WalkState) -> None:
         OutOfRoom: the disk is full; the state before is still there.
     """
     header = {"fingerprint": fingerprint, "state": json.dumps(
-        {"block": state.block, "errors": state.errors, "weight_errors": state.weight_errors, "seconds": state.seconds})}
-    tensors = {"reference": state.reference.contiguous().cpu(), "quantized": state.quantized.contiguous().cpu()}
+        {"block": state.block, "errors": state.errors, "weight_errors": state.weight_errors, "seconds": state.seconds,
+         "learned": state.learned})}
+    tensors = {name: stream.contiguous().cpu() for name, stream in state.streams().items()}
     write_atomically(folder / FILE, lambda target: save_file(tensors, target, metadata=header))
 
 
@@ -52,6 +67,6 @@ def load_state(folder: Path, fingerprint: str) -> WalkState | None:
             header = file.metadata()
             if header.get("fingerprint") != fingerprint:
                 return None
-            return WalkState(reference=file.get_tensor("reference"), quantized=file.get_tensor("quantized"), **json.loads(header["state"]))
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError):
+            return WalkState(**{name: file.get_tensor(name) for name in file.keys()}, **json.loads(header["state"]))  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
         return None

@@ -14,7 +14,7 @@ from rotviz.models.walk import BlockSource
 from rotviz.pipeline.recipe import Recipe
 from rotviz.surgery.doctor import source_sizes
 from rotviz.surgery.plan import RotationPlan, Sizes, make_plan
-from rotviz.texts import TextWindows, evaluation_windows
+from rotviz.texts import TextWindows, calibration_windows, evaluation_windows
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,12 @@ def windows_for(prepared: Prepared) -> TextWindows:
     if limit and text.length > limit:
         raise BadInput(f"text.length = {text.length} is longer than this model reads; use at most {limit}")
     return evaluation_windows(text.evaluation, prepared.loaded.tokenizer, text.length, text.windows)
+
+
+def calibration_tokens(prepared: Prepared) -> Tensor:
+    """The calibration windows of a recipe, [N, L]."""
+    text = prepared.recipe.text
+    return calibration_windows(text.calibration, prepared.loaded.tokenizer, text.length, text.samples, prepared.recipe.seed).tokens
 
 
 def probe_tokens(tokens: Tensor, count: int = 64) -> Tensor:

@@ -8,20 +8,22 @@ The keys are a promise to scripts: they are added to, never renamed.
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from rotviz.allocation import ALLOCATIONS, CHOICES
+from rotviz.allocation.sensitivity import KINDS
 from rotviz.config import fingerprint, from_mapping, setting, settings_of, to_mapping
 from rotviz.device import DTYPES
 from rotviz.errors import BadInput
-from rotviz.quantizers import QUANTIZERS
+from rotviz.quantizers import QUANTIZERS, is_calibrated
 from rotviz.registry import Registry
 from rotviz.rotations import ROTATIONS
-from rotviz.types import BITS, FLOAT_BITS, Granularity, QuantSpec, Slot, check_clip
+from rotviz.types import BITS, FLOAT_BITS, FORMATS, Granularity, QuantSpec, Slot, check_clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,30 @@ class RotationTable:
 
     method: str = setting("hadamard", "how the rotations are made", choices_from=ROTATIONS)
     slots: tuple[str, ...] = setting(tuple(s.value for s in Slot), "slots in which a rotation acts", choices=tuple(s.value for s in Slot))
+    load: str = setting("", "a saved rotation (.safetensors) that is used as it is, in place of one that the method makes")
+
+
+class OrNone:
+    """The names of a registry and "none", for a setting's choices."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    def __iter__(self) -> Iterator[str]:
+        yield "none"
+        yield from self.registry
+
+
+ACTIVATION_FORMATS = tuple(name for name in FORMATS if name != "power")
+"""A power grid needs its exponent before the numbers come."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingTable:
+    """How range is moved from activations to weights before anything is rounded."""
+
+    method: str = setting("none", "scaling of channels that folds into the norms", choices=("none", "smoothquant"))
+    alpha: float = setting(0.5, "share of a channel's range that goes to the weights", minimum=0, maximum=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +78,13 @@ class WeightTable:
     symmetric: bool = setting(True, "a grid symmetric about zero")
     group: int = setting(0, "inputs that share a scale; 0 = a whole output channel", minimum=0)
     clip: float | str = setting("mse", "none, mse (searched), or the share of the range that is kept")
+    format: str = setting("int", "number format", choices=tuple(FORMATS))
 
     def spec(self) -> QuantSpec:
         """The QuantSpec of the weights; float where the method is none."""
         bits = FLOAT_BITS if self.method == "none" else self.bits
-        return QuantSpec(bits, self.symmetric, Granularity.GROUP if self.group else Granularity.CHANNEL, self.group, self.clip)
+        return QuantSpec(bits, self.symmetric, Granularity.GROUP if self.group else Granularity.CHANNEL, self.group, self.clip,
+                         self.format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +95,12 @@ class ActivationTable:
     symmetric: bool = setting(False, "a grid symmetric about zero")
     group: int = setting(0, "channels that share a scale; 0 = a whole token", minimum=0)
     clip: float | str = setting(1.0, "none, mse (searched), or the share of the range that is kept")
+    format: str = setting("int", "number format", choices=ACTIVATION_FORMATS)
 
     def spec(self) -> QuantSpec:
         """The QuantSpec of the activations."""
-        return QuantSpec(self.bits, self.symmetric, Granularity.GROUP if self.group else Granularity.TOKEN, self.group, self.clip)
+        return QuantSpec(self.bits, self.symmetric, Granularity.GROUP if self.group else Granularity.TOKEN, self.group, self.clip,
+                         self.format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +118,16 @@ class CacheTable:
 
 
 @dataclass(frozen=True, slots=True)
+class AllocationTable:
+    """Mixed precision: which weights get how many bits, at a given average."""
+
+    method: str = setting("none", "how bits are shared out; none = weights.bits for all", choices_from=OrNone(ALLOCATIONS))
+    budget: float = setting(0.0, "average bits a weight; 0 = weights.bits", minimum=0, maximum=FLOAT_BITS)
+    unit: str = setting("tensor", "what gets bits of its own: a whole weight, or each of its output channels", choices=("tensor", "channel"))
+    sensitivity: str = setting("both", "what importance estimates: first order, curvature, or their sum", choices=KINDS)
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that determines a result.
 
@@ -100,7 +140,9 @@ class Recipe:
     dtype: str = setting("float32", "dtype of the float model", choices=DTYPES)
     text: TextTable = field(default_factory=TextTable)
     rotation: RotationTable = field(default_factory=RotationTable)
+    scaling: ScalingTable = field(default_factory=ScalingTable)
     weights: WeightTable = field(default_factory=WeightTable)
+    allocation: AllocationTable = field(default_factory=AllocationTable)
     activations: ActivationTable = field(default_factory=ActivationTable)
     kv: CacheTable = field(default_factory=CacheTable)
     rotation_settings: Any = None
@@ -113,6 +155,30 @@ class Recipe:
             object.__setattr__(self, "rotation_settings", ROTATIONS[self.rotation.method]())
         if self.weight_settings is None:
             object.__setattr__(self, "weight_settings", QUANTIZERS[self.weights.method]())
+        self._check_formats()
+        self._check_allocation()
+
+    def _check_formats(self) -> None:
+        for section, table in (("weights", self.weights), ("activations", self.activations), ("kv", self.kv)):
+            try:
+                table.spec()
+            except BadInput as error:
+                raise BadInput(f"{section}: {error}") from error
+        spec = self.weights.spec()
+        refusal = self.weight_settings.refusal(spec) if is_calibrated(self.weight_settings) and spec.quantizes else None
+        if refusal:
+            raise BadInput(f"weights.method = {self.weights.method}: {refusal}")
+
+    def _check_allocation(self) -> None:
+        if self.allocation.method == "none":
+            return
+        if not self.weights.spec().quantizes:
+            raise BadInput("allocation shares out bits of quantized weights: choose a weights.method and weights.bits below 16, "
+                           "or allocation.method = none")
+        if len(FORMATS[self.weights.format].bits) == 1:
+            raise BadInput(f"weights.format = {self.weights.format} has one number of bits, so there is nothing to allocate; use int or power")
+        if self.average_bits < min(CHOICES) or self.average_bits > max(CHOICES):
+            raise BadInput(f"allocation.budget = {self.average_bits:g} cannot be met; units get {', '.join(map(str, CHOICES))} bits")
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Recipe":
@@ -146,7 +212,11 @@ class Recipe:
     def anchored(self) -> "Recipe":
         """The same recipe with every path in it absolute, so that a worker that started elsewhere finds the same files."""
         text = replace(self.text, calibration=_anchored(self.text.calibration), evaluation=_anchored(self.text.evaluation))
-        return replace(self, model=_anchored(self.model), text=text)
+        rotation = replace(self.rotation, load=_anchored(self.rotation.load))
+        settings = self.rotation_settings
+        if hasattr(settings, "start"):
+            settings = replace(settings, start=_anchored(settings.start))
+        return replace(self, model=_anchored(self.model), text=text, rotation=rotation, rotation_settings=settings)
 
     @property
     def fingerprint(self) -> str:
@@ -154,17 +224,31 @@ class Recipe:
         return fingerprint(self.to_dict())
 
     @property
+    def average_bits(self) -> float:
+        """Bits a weight, scales apart: weights.bits, or the budget where bits are allocated."""
+        if self.allocation.method != "none" and self.allocation.budget:
+            return self.allocation.budget
+        return self.weights.spec().bits
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the walk over the blocks needs calibration windows."""
+        return self.scaling.method != "none" or (is_calibrated(self.weight_settings) and self.weights.spec().quantizes)
+
+    @property
     def bits_title(self) -> str:
         """The field's short form, such as W4A4KV16."""
-        return f"W{self.weights.spec().bits}A{self.activations.bits}KV{self.kv.bits}"
+        return f"W{self.average_bits:g}A{self.activations.bits}KV{self.kv.bits}"
 
     @property
     def title(self) -> str:
-        """A few words for a table: rotation, slots, bits, weight method."""
+        """A few words for a table: rotation, slots, bits, weight method, and what else is not as usual."""
         slots = "" if self.rotation.method == "none" else " " + "".join(self.rotation.slots).replace("R", "") if self.rotation.slots else ""
         slots = f" R{slots.strip()}" if slots else ""
         quantizer = f" {self.weights.method}" if self.weights.spec().quantizes else ""
-        return f"{self.rotation.method}{slots} {self.bits_title}{quantizer}"
+        extras = [self.scaling.method, *(name for name in dict.fromkeys((self.weights.format, self.activations.format)) if name != "int"),
+                  self.allocation.method]
+        return f"{self.rotation.method}{slots} {self.bits_title}{quantizer}" + "".join(f" {name}" for name in extras if name != "none")
 
     @property
     def slots(self) -> tuple[Slot, ...]:

@@ -28,6 +28,9 @@ class Result:
         peak_memory_mb: see device.peak_memory_mb.
         environment: versions, device, threads.
         notes: what a reader should know (compromises, the model's own notes).
+        learned: by block what a calibrated weight quantizer reports: block, notes, metrics (losses, flips, clips, exponents).
+        allocation: with mixed precision by weight its bits and estimated costs (pipeline.importance.Bits), None without.
+        learning: how a learned or loaded rotation was come by (pipeline.learn.Learning), None of one that was built from the seed.
     """
 
     recipe: dict[str, Any]
@@ -41,6 +44,9 @@ class Result:
     peak_memory_mb: float
     environment: dict[str, Any]
     notes: tuple[str, ...] = field(default=())
+    learning: dict[str, Any] | None = None
+    learned: tuple[dict[str, Any], ...] = ()
+    allocation: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN and infinity become null."""
@@ -54,7 +60,8 @@ class Result:
             "weight_errors": list(self.weight_errors),
             "proof": [{"step": p.name, "words": p.words, "error": p.error, "tolerance": p.tolerance} for p in self.proofs],
             "seconds": self.seconds, "peak_memory_mb": self.peak_memory_mb,
-            "environment": self.environment, "notes": list(self.notes),
+            "environment": self.environment, "notes": list(self.notes), "learning": self.learning,
+            "learned": list(self.learned), "allocation": self.allocation,
         }
         return without_nan(plain)
 

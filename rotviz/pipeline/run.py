@@ -1,11 +1,14 @@
 """Carry out a recipe: a generator of events that returns the result.
 
-    load -> text -> learn -> prove -> walk over the blocks -> score
+    load -> text -> learn -> prove -> weigh -> walk over the blocks -> score
 
 The walk takes one block at a time: a copy is folded, rotated and quantized, then every window goes through the block as it was and through the
 copy, so that two streams of hidden states move along side by side. One block and the two streams are in memory, whatever the depth. After the
 last block both streams are scored on the same windows. Where an earlier run kept the float model's stream (reference.py), only its first batch is
 pushed again, for the errors by block.
+
+Where weights are learned or scaled, the calibration windows go along (weights.py); where bits are shared out by importance, the gradients come first
+(importance.py).
 
 With a checkpoint folder the walk's state is written after each block and picked up by itself: a killed run goes on where it was.
 """
@@ -15,10 +18,9 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rotviz.device import describe, peak_memory_mb, reset_peak_memory
 from rotviz.errors import Cancelled, OutOfRoom
@@ -27,14 +29,17 @@ from rotviz.evaluation.errors import SiteMeter, massive_mask, residual_error
 from rotviz.evaluation.perplexity import Perplexity, perplexity
 from rotviz.models.family import BlockView, NormKind
 from rotviz.models.loading import LoadedModel
-from rotviz.models.walk import BlockArguments, Ends, Entry, forward
+from rotviz.models.walk import Ends, Entry, forward, narrowed
 from rotviz.numerics.errors import relative_mse
 from rotviz.pipeline.checkpoint import WalkState, load_state, save_state
 from rotviz.pipeline.events import Event
-from rotviz.pipeline.prepare import Prepared, prepare, probe_tokens, rotation_plan, windows_for
+from rotviz.pipeline.importance import Importance, importance_of
+from rotviz.pipeline.learn import Learning, plan_for
+from rotviz.pipeline.prepare import Prepared, calibration_tokens, prepare, probe_tokens, windows_for
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.reference import keep_reference, kept_reference, reference_path
 from rotviz.pipeline.result import Result, environment
+from rotviz.pipeline.weights import Quantization, WeightStack, collected_notes, embed_calibration, push_calibration, quantize_weights
 from rotviz.surgery.online import quantize_activations, quantize_cache
 from rotviz.surgery.plan import RotationPlan
 from rotviz.surgery.proof import StepProof, prove, require
@@ -49,6 +54,8 @@ SCORE_TOKENS = 256
 
 _PROVE_FROM, _WALK_FROM, _SCORE_FROM = 0.04, 0.15, 0.90
 """Shares of a run's time, as measured on SmolLM2-135M; the time left is estimated from them."""
+_LEARN_SHARE = 0.5
+"""The share of a run in which a rotation is learned; nobody knows it beforehand."""
 
 
 def run(recipe: Recipe, *, checkpoint: Path | None = None, cancelled: Callable[[], bool] | None = None,
@@ -95,6 +102,8 @@ class _Job:
     cancelled: Callable[[], bool]
     seconds: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
+    before: float = 0.0
+    """The share of the bar that learning a rotation took; the other stages share the rest."""
 
     def carry_out(self, loaded: LoadedModel | None) -> Generator[Event, None, Result]:
         yield self.event("load", 0.0, f"loading {self.recipe.model}")
@@ -104,19 +113,38 @@ class _Job:
         yield self.event("text", 0.03, f"reading {self.recipe.text.evaluation}")
         with self.timed("text"):
             windows = windows_for(prepared)
-            plan = rotation_plan(self.recipe, prepared.sizes)
+        plan, learning = yield from self.learn(prepared)
         tokens = windows.tokens.to(prepared.device)
         proofs = yield from self.prove(prepared, plan, tokens)
         steps = steps_for(plan, prepared.source.family)
         ends = prepared.source.ends, rewrite_ends(prepared.source.ends, steps)
-        state = yield from self.walk(prepared, plan, steps, ends, tokens)
+        importance = yield from self.weigh(prepared, plan)
+        state = yield from self.walk(prepared, plan, steps, ends, tokens, importance)
         reference, quantized, divergence = yield from self.score(ends, tokens, state, windows.protocol)
         yield self.event("score", 1.0, f"perplexity {quantized.value:.4g}, float {reference.value:.4g}")
         return Result(
             recipe=self.recipe.to_dict(), reference=reference, quantized=quantized, divergence=divergence,
             errors=tuple(state.errors), weight_errors=tuple(state.weight_errors), proofs=tuple(proofs), seconds=self.seconds,
-            peak_memory_mb=peak_memory_mb(prepared.device), environment=environment(describe(prepared.device)), notes=prepared.loaded.notes,
+            peak_memory_mb=peak_memory_mb(prepared.device), environment=environment(describe(prepared.device)),
+            notes=(*prepared.loaded.notes, *(learning.notes if learning else ()), *collected_notes(state.learned)),
+            learning=learning.to_dict() if learning else None, learned=tuple(state.learned), allocation=importance.table,
         )
+
+    def learn(self, prepared: Prepared) -> Generator[Event, None, tuple[RotationPlan, Learning | None]]:
+        """The rotations. While a method learns, its news are this run's; the rest of the run then shares what is left of the bar."""
+        steps = plan_for(prepared, self.stop_if_cancelled)
+        while True:
+            with self.timed("learn"):
+                try:
+                    step = next(steps)
+                except StopIteration as stop:
+                    plan, learning = stop.value
+                    break
+            self.before = _LEARN_SHARE
+            yield Event("learn", None, None, _PROVE_FROM + (_LEARN_SHARE - _PROVE_FROM) * step.fraction, step.message, step.metrics,
+                        time.perf_counter() - self.began)
+        reset_peak_memory(prepared.device)
+        return plan, learning
 
     def prove(self, prepared: Prepared, plan: RotationPlan, tokens: Tensor) -> Generator[Event, None, list[StepProof]]:
         """Before anything is quantized: the rewrite keeps the logits."""
@@ -130,8 +158,23 @@ class _Job:
         yield self.event("prove", _WALK_FROM, f"logits stay within {max(p.error for p in proofs):.1e}")
         return proofs
 
+    def weigh(self, prepared: Prepared, plan: RotationPlan) -> Generator[Event, None, Importance]:
+        """Bits and importances, where the recipe asks for them."""
+        steps = importance_of(prepared, plan, lambda: calibration_tokens(prepared), self.stop_if_cancelled)
+        while True:
+            with self.timed("weigh"):
+                try:
+                    step = next(steps)
+                except StopIteration as stop:
+                    importance = stop.value
+                    break
+            yield self.event("weigh", _PROVE_FROM + (_WALK_FROM - _PROVE_FROM) * step.fraction, step.message, metrics=dict(step.metrics))
+        if not importance.bits and not importance.fisher:
+            del self.seconds["weigh"]  # nothing was asked for
+        return importance
+
     def walk(self, prepared: Prepared, plan: RotationPlan, steps: list[Step], ends: tuple[Ends, Ends],
-             tokens: Tensor) -> Generator[Event, None, WalkState]:
+             tokens: Tensor, importance: Importance) -> Generator[Event, None, WalkState]:
         """Both streams through every block."""
         source = prepared.source
         with self.timed("reference"):
@@ -146,9 +189,14 @@ class _Job:
             self.seconds.update({k: v + self.seconds.get(k, 0.0) for k, v in state.seconds.items()})
             yield self.event("walk", self.walk_fraction(state.block, len(source)), f"going on at block {state.block}", state.block, len(source))
         state.reference, state.quantized = state.reference.to(prepared.device), state.quantized.to(prepared.device)
+        stack = self.stack(prepared, ends[1], state, importance)
         while state.block < len(source):
+            rewritten = yield from self.weights(prepared, steps, stack, state)
             with self.timed("walk"):
-                metrics = _walk_block(self, prepared, plan, steps, entries, state)
+                metrics = _walk_block(self, prepared, plan, rewritten, entries, state)
+            if stack.entry is not None:
+                with self.timed("weights"):
+                    push_calibration(rewritten, stack, state)
             state.block += 1
             if self.checkpoint:
                 with self.timed("checkpoint"):
@@ -162,6 +210,32 @@ class _Job:
             else:
                 state.reference = kept.to(prepared.device)
         return state
+
+    def stack(self, prepared: Prepared, end: Ends, state: WalkState, importance: Importance) -> WeightStack:
+        """What the weights are quantized with; calibration windows enter the state where they are needed."""
+        entry = None
+        if self.recipe.calibrates:
+            with self.timed("weights"):
+                windows = calibration_tokens(prepared)
+                entry = embed_calibration(prepared, end, windows, _batch(windows), state)
+        return WeightStack(self.recipe, entry, importance.bits, importance.fisher, self.stop_if_cancelled)
+
+    def weights(self, prepared: Prepared, steps: list[Step], stack: WeightStack, state: WalkState) -> Generator[Event, None, BlockView]:
+        """The next block, rewritten and its weights quantized; its own copy."""
+        rewritten = rewrite_block(prepared.source.owned(state.block), steps)
+        progress = quantize_weights(rewritten, stack, state)
+        while True:
+            with self.timed("weights"):
+                try:
+                    step = next(progress)
+                except StopIteration as stop:
+                    found: Quantization = stop.value
+                    break
+            fraction = self.walk_fraction(state.block + 0.9 * step.fraction, len(prepared.source))
+            yield self.event("weights", fraction, f"block {state.block + 1} of {len(prepared.source)}: {step.message}", metrics=dict(step.metrics))
+        state.weight_errors += found.errors
+        state.learned += found.report(state.block)
+        return rewritten
 
     def score(self, ends: tuple[Ends, Ends], tokens: Tensor, state: WalkState,
               protocol: str) -> Generator[Event, None, tuple[Perplexity, Perplexity, Divergence]]:
@@ -184,14 +258,14 @@ class _Job:
 
     def event(self, stage: str, fraction: float, message: str, block: int | None = None, blocks: int | None = None,
               metrics: dict[str, float] | None = None) -> Event:
-        return Event(stage, block, blocks, fraction, message, metrics or {}, time.perf_counter() - self.began)
+        return Event(stage, block, blocks, self.before + (1 - self.before) * fraction, message, metrics or {}, time.perf_counter() - self.began)
 
     def stop_if_cancelled(self) -> None:
         if self.cancelled():
             raise Cancelled("the run was cancelled; blocks that were finished are kept")
 
     @staticmethod
-    def walk_fraction(done: int, blocks: int) -> float:
+    def walk_fraction(done: float, blocks: int) -> float:
         return _WALK_FROM + (_SCORE_FROM - _WALK_FROM) * done / blocks
 
     @contextmanager
@@ -203,14 +277,12 @@ class _Job:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, steps: list[Step], entries: list[Entry], state: WalkState) -> dict[str, float]:
-    """One block: rewrite and quantize a copy, push both streams through, measure on the first batch."""
+def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: BlockView, entries: list[Entry], state: WalkState) -> dict[str, float]:
+    """One block: push both streams through it and its quantized copy, measure on the first batch."""
     index, size = state.block, _batch(state.quantized)
     original = prepared.source.original(index)
     first = state.reference[:size].clone()
     meter = SiteMeter(massive_mask(first.flatten(0, 1)))
-    rewritten = rewrite_block(prepared.source.owned(index), steps)
-    state.weight_errors += quantize_weights(rewritten, prepared.recipe, job.stop_if_cancelled)
     quantize_activations(rewritten, prepared.recipe.activations.spec(), meter)
     quantize_cache(rewritten, prepared.recipe.kv.spec(), meter)
     turned = _turn(first[:1, :ISOLATED_TOKENS], plan, prepared)
@@ -218,7 +290,7 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, steps: list[S
         for start in range(0, len(stream), size):
             job.stop_if_cancelled()
             batch = slice(start, start + size)
-            stream[batch] = forward(block.block, stream[batch], _fit(entry.arguments[index], len(stream[batch])))
+            stream[batch] = forward(block.block, stream[batch], narrowed(entry.arguments[index], len(stream[batch])))
             meter.on = False  # what the first batch of the quantized stream loses is enough
     reference = _centered(state.reference[:size], plan, prepared)
     isolated_out = _straighten(forward(rewritten.block, turned, entries[2].arguments[index]), plan)
@@ -226,22 +298,6 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, steps: list[S
     residual = residual_error(index, reference.flatten(0, 1), _straighten(state.quantized[:size], plan).flatten(0, 1), isolated)
     state.errors += [error.to_dict() for error in (*meter.errors(index), residual)]
     return {"accumulated": residual.relative_mse, "isolated": isolated}
-
-
-def quantize_weights(view: BlockView, recipe: Recipe, between: Callable[[], None]) -> list[dict[str, Any]]:
-    """Quantize a block's linears in place (the block belongs to the caller); their relative errors. `between` may raise Cancelled."""
-    spec = recipe.weights.spec()
-    if not spec.quantizes:
-        return []
-    found = []
-    for module, roles in view.quantized_modules().items():
-        between()
-        weight = module.weight.data
-        quantized = recipe.weight_settings.quantize(weight, spec)
-        found.append({"block": view.index, "role": "+".join(roles), "relative_mse": relative_mse(weight, quantized.weight),
-                      "elements": weight.numel()})
-        module.weight = nn.Parameter(quantized.weight, requires_grad=False)
-    return found
 
 
 def _embed(ends: Ends, tokens: Tensor) -> Tensor:
@@ -281,13 +337,3 @@ def _centered(hidden: Tensor, plan: RotationPlan, prepared: Prepared) -> Tensor:
 
 def _batch(tokens: Tensor) -> int:
     return min(len(tokens), max(1, BATCH_TOKENS // tokens.shape[1]))
-
-
-def _fit(arguments: BlockArguments, count: int) -> BlockArguments:
-    """The block's arguments for a last batch of fewer windows: whatever has one row a window is cut."""
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim and value.shape[0] > count and value.shape[0] > 1:
-            return value[:count]
-        return tuple(cut(v) for v in value) if isinstance(value, tuple) else value
-
-    return {name: cut(value) for name, value in arguments.items()}

@@ -116,3 +116,17 @@ def test_impossible_specs_are_refused(bad):
 def test_group_that_does_not_divide_names_what_does():
     with pytest.raises(BadInput, match=r"48.*does not divide.*576.*192|group 7 does not divide the width 576"):
         fake_quantize(torch.zeros(1, 576), QuantSpec(4, True, Granularity.GROUP, 7))
+
+
+def test_a_clip_search_that_is_remembered_is_the_search():
+    """Large weights are searched once; the same contents give the same ratios, other contents or another grid their own."""
+    weight = torch.randn(64, 600, generator=torch.Generator().manual_seed(0))
+    spec = QuantSpec(4, True, Granularity.CHANNEL, clip="mse")
+    first, again = fake_quantize(weight, spec), fake_quantize(weight.clone(), spec)
+    assert torch.equal(first, again)
+    rows = torch.cat([fake_quantize(weight[i:i + 8], spec) for i in range(0, 64, 8)])  # too small to be remembered
+    assert torch.equal(first, rows)
+    other = weight.clone()
+    other[3, 5] = 40.0
+    assert torch.equal(fake_quantize(other, spec)[4:], first[4:]) and not torch.equal(fake_quantize(other, spec)[3], first[3])
+    assert not torch.equal(fake_quantize(weight, QuantSpec(3, True, Granularity.CHANNEL, clip="mse")), first)

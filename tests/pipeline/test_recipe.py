@@ -35,18 +35,28 @@ def test_round_trips(tmp_path):
 
 
 def test_every_key_changes_the_fingerprint():
-    base = Recipe()
     others = {"model": "tiny-llama", "device": "cpu", "dtype": "float64", "rotation.method": "orthogonal", "rotation.slots": ["R1"],
               "weights.method": "none", "weights.clip": 0.5, "activations.clip": 0.5, "kv.clip": 0.5, "text.calibration": "pydoc",
               "text.evaluation": "pydoc", "rotation.hadamard.fallback": "blocks"}
-    seen = {base.fingerprint}
+    needs = {"activations.format": [("activations.symmetric", True), ("activations.bits", 8)]}
     for key, setting in recipe_settings().items():
-        other = others.get(key)
-        if other is None:
-            other = (not setting.default) if isinstance(setting.default, bool) else 8 if key.endswith("bits") else setting.default + 1
-        changed = Recipe.from_dict(with_changes({}, [(key, other)]))
-        assert changed.fingerprint not in seen, key
-        seen.add(changed.fingerprint)
+        section, *method, _ = key.split(".") if key.count(".") == 2 else ("", "")
+        own = [(f"{section}.method", *method)] if section else []  # a method's settings count where it is chosen
+        own += needs.get(key, [])
+        base = Recipe.from_dict(with_changes({}, own))
+        changed = Recipe.from_dict(with_changes({}, [*own, (key, others[key] if key in others else _another(setting))]))
+        assert changed.fingerprint != base.fingerprint, key
+
+
+def _another(setting):
+    """A value that is allowed and not the default."""
+    if setting.choices:
+        return next(choice for choice in setting.choices if choice != setting.default)
+    if isinstance(setting.default, bool):
+        return not setting.default
+    if isinstance(setting.default, str):
+        return "another.safetensors"
+    return setting.default / 2 if setting.default == setting.maximum or isinstance(setting.default, float) and setting.default else setting.default + 1
 
 
 @pytest.mark.parametrize(("plain", "words"), [

@@ -1,0 +1,66 @@
+"""What learning costs: DartQuant, DFRot and Peak against SpinQuant, on the same calibration windows, in one run.
+
+    python benchmarks/learning_cost.py [--samples 16] [--length 512] [--rounds 1] [--methods dartquant peak dfrot spinquant]
+
+SmolLM2-135M, 4-bit activations, weights in float. Every method learns in a process of its own with a fresh cache, so that its peak memory is its
+own: the process's high-water mark while it learns, the loaded model's 540 MB among it (`baseline_mb` tells how much was there before). SpinQuant
+takes its 100 steps of one window each. Times are of learning alone, sampling included, evaluation not.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+from record import environment, save
+
+METHODS = ("dartquant", "peak", "dfrot", "spinquant")
+CHILD = """
+import json, sys
+from rotviz.device import peak_memory_mb, reset_peak_memory
+from rotviz.models.loading import load
+from rotviz.pipeline.recipe import Recipe
+from rotviz.pipeline.run import finish, run
+import torch
+model = load("smollm2-135m")
+reset_peak_memory(torch.device("cpu"))
+before = peak_memory_mb(torch.device("cpu"))
+learning = finish(run(Recipe.from_dict(json.loads(sys.argv[1])), loaded=model)).learning
+print(json.dumps({"baseline_mb": before, **{k: learning[k] for k in ("seconds", "peak_memory_mb", "tokens", "steps", "protocol")}}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    options = parser.parse_args()
+    record = {"environment": environment(), "rounds": []}
+    for _ in range(options.rounds):
+        found = {method: learned(method, options) for method in options.methods}
+        if "spinquant" in found:
+            for row in found.values():
+                row["time_ratio"] = found["spinquant"]["seconds"] / row["seconds"]
+                row["memory_ratio"] = found["spinquant"]["peak_memory_mb"] / row["peak_memory_mb"]
+        record["rounds"].append(found)
+        print(json.dumps(found, indent=1), save("learning_cost", record))
+
+
+def learned(method: str, options: argparse.Namespace) -> dict:
+    """One method in a process of its own."""
+    recipe = {"rotation": {"method": method}, "weights": {"method": "none"}, "activations": {"bits": 4, "symmetric": True, "clip": 0.9},
+              "text": {"samples": options.samples, "length": options.length, "windows": 1}}
+    with tempfile.TemporaryDirectory() as home:
+        models = os.path.join(os.environ.get("ROTVIZ_HOME", os.path.expanduser("~/.cache/rotviz")), "models")
+        os.symlink(models, os.path.join(home, "models"))
+        child = subprocess.run([sys.executable, "-c", CHILD, json.dumps(recipe)], env=os.environ | {"ROTVIZ_HOME": home}, check=True,
+                               capture_output=True, text=True)
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Which weights matter: gradients of the model's loss on the calibration windows, and the bits that follow from them.
+
+The float model is rewritten whole (gains folded, rotations in force), so that a gradient belongs to the weight that will be rounded, and every window
+goes forward and back through it once. That takes the whole model in memory with two numbers beside each weight; the walk over the blocks does not.
+Only recipes that share out bits by importance, or weigh a loss by it, pay for it.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rotviz.allocation import ALLOCATIONS, CHOICES, average_bits
+from rotviz.allocation.sensitivity import GradientSums, bits_by_name, row_costs, units_of
+from rotviz.models.family import BlockView, block_views
+from rotviz.pipeline.prepare import Prepared
+from rotviz.pipeline.recipe import Recipe
+from rotviz.quantizers import Progress
+from rotviz.quantizers.block import linear_paths
+from rotviz.surgery.plan import RotationPlan
+from rotviz.surgery.whole import rewrite_model
+
+Name = tuple[int, str]
+"""A weight: its block and its path there."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What the gradients gave.
+
+    Attributes:
+        bits: for each block the bits of each linear by path; empty without allocation.
+        fisher: for each block the second moments [D, D] of the gradient at its output; empty where nothing asks for them.
+        table: for the result: the average reached, and by weight its bits and its cost at each choice.
+    """
+
+    bits: Mapping[int, dict[str, int | Tensor]] = field(default_factory=dict)
+    fisher: Mapping[int, Tensor] = field(default_factory=dict)
+    table: dict[str, Any] | None = None
+
+
+def importance_of(prepared: Prepared, plan: RotationPlan, tokens: Callable[[], Tensor],
+                  stop_if_cancelled: Callable[[], None]) -> Generator[Progress, None, Importance]:
+    """What a recipe needs to know of its weights before the walk; nothing where it does not ask. `tokens` gives the calibration windows."""
+    recipe = prepared.recipe
+    allocates = recipe.allocation.method != "none"
+    costly = allocates and getattr(ALLOCATIONS[recipe.allocation.method], "needs_costs", False)
+    fisher = recipe.weights.spec().quantizes and getattr(recipe.weight_settings, "needs_fisher", False)
+    if not (allocates or fisher):
+        return Importance()
+    model = rewrite_model(prepared.loaded.model, plan).to(prepared.device)
+    views = block_views(model, prepared.source.family)
+    book = _Book(views, bool(costly), bool(fisher))
+    if costly or fisher:
+        yield from _collect(model, book, tokens().to(prepared.device), stop_if_cancelled)
+    moments = {index: total / book.rows for index, total in book.fisher.items()}
+    if not allocates:
+        return Importance(fisher=moments)
+    bits, table = _allocate(recipe, views, book, stop_if_cancelled)
+    return Importance(bits, moments, table)
+
+
+class _Book:
+    """Sums of gradients while windows go through a model."""
+
+    def __init__(self, views: list[BlockView], weights: bool, fisher: bool) -> None:
+        self.views, self.wants_fisher = views, fisher
+        self.gradients: dict[Name, GradientSums] = {}
+        self.modules: dict[Name, nn.Module] = {}
+        self.fisher: dict[int, Tensor] = {}
+        self.rows = 0
+        for view in views if weights else []:
+            for path, (module, _) in linear_paths(view).items():
+                module.weight.requires_grad_(True)
+                self.gradients[view.index, path], self.modules[view.index, path] = GradientSums(), module
+
+    def take(self) -> None:
+        """Add the weights' gradients of a window, and forget them. An expert that no token reached has none."""
+        for name, module in self.modules.items():
+            gradient = module.weight.grad
+            self.gradients[name].add(torch.zeros_like(module.weight) if gradient is None else gradient)
+            module.weight.grad = None
+
+    def watch(self, index: int) -> Callable:
+        """A forward hook that adds up the gradient at a block's output."""
+        def add(gradient: Tensor) -> None:
+            rows = gradient.detach().reshape(-1, gradient.shape[-1]).float()
+            self.rows += len(rows) if index == 0 else 0
+            self.fisher[index] = self.fisher.get(index, 0) + rows.T @ rows
+
+        def hook(_: nn.Module, __: tuple, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            hidden.register_hook(add)
+
+        return hook
+
+
+def _collect(model: nn.Module, book: _Book, tokens: Tensor, stop_if_cancelled: Callable[[], None]) -> Generator[Progress, None, None]:
+    handles = [book.views[0].block.register_forward_pre_hook(_with_gradient, with_kwargs=True)]
+    if book.wants_fisher:
+        handles += [view.block.register_forward_hook(book.watch(view.index)) for view in book.views]
+    try:
+        for i, window in enumerate(tokens):
+            stop_if_cancelled()
+            with torch.enable_grad():
+                logits = model(input_ids=window[None], use_cache=False).logits[0, :-1]
+                nn.functional.cross_entropy(logits.float(), window[1:]).backward()
+            book.take()
+            yield Progress((i + 1) / len(tokens), f"gradients of window {i + 1} of {len(tokens)}")
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _with_gradient(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """The hidden states before the first block start the graph."""
+    if args:
+        return (args[0].detach().requires_grad_(True), *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": kwargs["hidden_states"].detach().requires_grad_(True)}
+
+
+def _allocate(recipe: Recipe, views: list[BlockView], book: _Book, stop_if_cancelled: Callable[[], None]) -> tuple[dict, dict[str, Any]]:
+    table = recipe.allocation
+    weights = {(view.index, path): module.weight.data for view in views for path, (module, _) in linear_paths(view).items()}
+    costs = {}
+    for name, weight in weights.items():
+        stop_if_cancelled()
+        sums = book.gradients.get(name)
+        nothing = torch.zeros(len(weight), len(CHOICES), dtype=torch.float64)
+        costs[name] = nothing if sums is None else row_costs(weight, sums.mean(), recipe.weights.spec(), CHOICES, table.sensitivity).cpu()
+    by_row = table.unit == "channel"
+    units = units_of(weights, costs, by_row, CHOICES)
+    found = ALLOCATIONS[table.method]().allocate(units, recipe.average_bits, torch.Generator().manual_seed(recipe.seed))
+    named = bits_by_name(found, weights, by_row)
+    rows = [{"block": block, "path": path, "elements": weights[block, path].numel(), "bits": _average(named[block, path]),
+             "costs": costs[block, path].sum(0).tolist() if book.gradients else None} for block, path in weights]
+    summary = {"average": average_bits(found, units), "budget": recipe.average_bits, "choices": list(CHOICES), "unit": table.unit, "weights": rows}
+    return {view.index: {path: bits for (block, path), bits in named.items() if block == view.index} for view in views}, summary
+
+
+def _average(bits: int | Tensor) -> float:
+    return float(bits) if isinstance(bits, int) else float(bits.double().mean())
