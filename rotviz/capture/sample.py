@@ -58,7 +58,7 @@ class SiteSample:
 
 
 def sample_sites(source: BlockSource, windows: Tensor, sites: tuple[Site, ...], count: int, generator: torch.Generator, folder: Path,
-                 between: Callable[[int, int], None] | None = None) -> SiteSample:
+                 between: Callable[[int, int], None] | None = None, sinks: bool = False) -> SiteSample:
     """Walk over windows and keep rows.
 
     Args:
@@ -69,9 +69,13 @@ def sample_sites(source: BlockSource, windows: Tensor, sites: tuple[Site, ...], 
         generator: chooses the tokens.
         folder: where the rows go; the caller removes it.
         between: called with the blocks done and all blocks; may raise to stop.
+        sinks: the first token of every window is always among them: that is where massive tokens are.
     """
     windows = windows.to(source.device)
-    chosen = torch.randperm(windows.numel(), generator=generator)[:count].sort().values.to(source.device)
+    chosen = torch.randperm(windows.numel(), generator=generator)[:count]
+    if sinks:
+        chosen = torch.cat([chosen, torch.arange(0, windows.numel(), windows.shape[1])])
+    chosen = chosen.unique().to(source.device)  # in order
     size = min(len(windows), max(1, BATCH_TOKENS // windows.shape[1]))
     arguments = source.ends.entry(windows[:size]).arguments
     hidden = torch.cat([source.ends.entry(windows[i:i + size]).hidden for i in range(0, len(windows), size)])

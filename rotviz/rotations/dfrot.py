@@ -19,17 +19,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from rotviz.capture.sample import SiteSample
 from rotviz.config import setting
-from rotviz.numerics.grids import fake_quantize
-from rotviz.numerics.massive import dfrot_massive_mask
-from rotviz.numerics.orthogonal import orthogonality_error
-from rotviz.numerics.procrustes import procrustes
 from rotviz.numerics.rotation import Rotation
 from rotviz.rotations import ROTATIONS, Learned, LearningStep, LearningTask, Specs
-from rotviz.rotations.learning import R1_SITES, START_HELP, build_start, evaluated_grid, exact, sampled
+from rotviz.rotations.alternation import Alternation
+from rotviz.rotations.learning import R1_SITES, START_HELP, build_start, evaluated_grid, sampled
 from rotviz.types import QuantSpec, Slot
 
 
@@ -63,37 +58,10 @@ class DFRot:
             return Learned(task.plan, 0, "R1 0")
         few = replace(task, windows=task.windows[:self.windows])
         sample = yield from sampled(few, 1.0, R1_SITES, 0.3)
-        spec, places = self._grid(task.specs), [(block, site) for block in range(sample.blocks) for site in R1_SITES]
-        rotation = best = task.plan.r1.dense().to(task.source.device, torch.float32)
-        lowest = float("inf")
-        for done in range(self.iterations + 1):
-            errors, product = self._pass(task, sample, places, rotation, spec)
-            if errors["loss"] < lowest:
-                best, lowest = rotation, errors["loss"]
-            yield LearningStep(0.3 + 0.7 * done / max(self.iterations, 1), f"R1 iteration {done} of {self.iterations}: error {errors['loss']:.4g}",
-                               {"step": float(done), **errors, "orthogonality": orthogonality_error(rotation)})
-            rotation = procrustes(product).float()
-        note = () if "massive" in errors else ("no token of the calibration windows is massive in DFRot's sense: nothing was weighted",)
-        return Learned(replace(task.plan, r1=exact(best, "DFRot")), sample.tokens, f"R1 {self.iterations}", note)
-
-    def _pass(self, task: LearningTask, sample: SiteSample, places: list, rotation: Tensor, spec: QuantSpec) -> tuple[dict[str, float], Tensor]:
-        """Weighted loss and errors of a rotation, and the product X^T W Q(X R) that the next one comes from."""
-        product = torch.zeros_like(rotation, dtype=torch.float64)
-        sums = torch.zeros(4, dtype=torch.float64)  # errors and energies of ordinary, of massive tokens
-        for place in places:
-            task.stop_if_cancelled()
-            rows = sample.rows(*place).to(rotation.device)
-            massive = dfrot_massive_mask(rows)
-            turned = rows @ rotation
-            rounded = fake_quantize(turned, spec)
-            weight = torch.where(massive, self.gamma**2, 1.0).to(rows.dtype)
-            product += ((rows * weight[:, None]).T @ rounded).double()
-            error, energy = ((turned - rounded).square().sum(-1), rows.square().sum(-1))
-            sums += torch.stack([x[mask].sum(dtype=torch.float64) for mask in (~massive, massive) for x in (error, energy)]).cpu()
-        ordinary, ordinary_energy, massive, massive_energy = sums.tolist()
-        loss = (ordinary + self.gamma**2 * massive) / (ordinary_energy + self.gamma**2 * massive_energy)
-        found = {"loss": loss, "ordinary": ordinary / ordinary_energy if ordinary_energy else float("nan")}
-        return found | ({"massive": massive / massive_energy} if massive_energy else {}), product
+        alternation = Alternation(task, sample, self._grid(task.specs), self.gamma, self.iterations, "DFRot")
+        r1 = yield from alternation.improve(task.plan.r1.dense(), (0.3, 1.0))
+        note = () if alternation.massive else ("no token of the calibration windows is massive in DFRot's sense: nothing was weighted",)
+        return Learned(replace(task.plan, r1=r1), sample.tokens, f"R1 {self.iterations}", note)
 
     def _grid(self, specs: Specs) -> QuantSpec:
         grid = replace(evaluated_grid(specs), bits=self.bits)

@@ -49,19 +49,20 @@ def is_file(start: str) -> bool:
     return Path(start).suffix == ".safetensors"
 
 
-def sampled(task: LearningTask, share: float, sites: tuple[Site, ...], until: float) -> Generator[LearningStep, None, SiteSample]:
-    """Sample a share of the task's tokens at some sites of the float model; the news go up to the fraction `until`."""
+def sampled(task: LearningTask, share: float, sites: tuple[Site, ...], until: float,
+            sinks: bool = False) -> Generator[LearningStep, None, SiteSample]:
+    """Sample a share of the task's tokens at some sites of the float model (see capture.sample); the news go up to the fraction `until`."""
     yield LearningStep(0.0, "sampling activations")
     count = max(1, round(share * task.windows.numel()))
     sample = sample_sites(task.source, task.windows, sites, count, torch.Generator().manual_seed(task.seed), task.folder / "rows",
-                          lambda *_: task.stop_if_cancelled())
+                          lambda *_: task.stop_if_cancelled(), sinks)
     yield LearningStep(until, f"{sample.tokens} tokens of {task.windows.numel()} sampled at {len(sites)} sites of {sample.blocks} blocks")
     return sample
 
 
 def watched_rows(task: LearningTask) -> Generator[LearningStep, None, Tensor]:
     """Rows [places x WATCHED_TOKENS, D] of all that R1 turns, un-rotated: what a `Watch` needs."""
-    sample = yield from sampled(task, min(1.0, WATCHED_TOKENS / task.windows.numel()), R1_SITES, 0.05)
+    sample = yield from sampled(task, min(1.0, WATCHED_TOKENS / task.windows.numel()), R1_SITES, 0.05, sinks=True)
     return rows_of_all(sample, sample.tokens)
 
 

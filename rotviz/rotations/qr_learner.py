@@ -160,8 +160,9 @@ def learn_r2(task: LearningTask, sample: SiteSample, schedule: Schedule,
         states = list(learner.descend(start, lambda rows=rows: [lambda: rows]))  # the rate that the first block found serves all
         learned.append(tuple(exact(matrix, schedule.name) for matrix in states[-1].best))
         done = shares[0] + (shares[1] - shares[0]) * (block + 1) / len(task.plan.r2)
+        before, after = (state.loss / start.shape[-1] for state in (states[0], states[-1]))
         yield LearningStep(done, f"R2 of block {block + 1} of {len(task.plan.r2)}",
-                           {"block": float(block), "head_loss_before": states[0].loss / start.shape[-1], "head_loss": states[-1].loss / start.shape[-1]})
+                           {"block": float(block), "head_loss_before": before, "head_loss": after})
     return tuple(learned)
 
 
