@@ -36,7 +36,7 @@ NAMED = {
     "none": Style(GREY, "solid", "circle"), "float": Style(GREY, "solid", "circle"),
     "orthogonal": Style(ORANGE, "dash", "square"), "hadamard": Style(BLUE, "solid", "star"),
     "dartquant": Style(GREEN, "dashdot", "triangle-up"), "dfrot": Style(PURPLE, "longdash", "cross"),
-    "spinquant": Style(SKY, "dot", "x"),
+    "spinquant": Style(SKY, "dot", "x"), "peak": Style(VIOLET, "dash", "hexagon"),
     "rtn": Style(OLIVE, "solid", "circle"), "gptq": Style(VIOLET, "dash", "square"),
     "omniquant": Style(BROWN, "dashdot", "triangle-up"), "rounding": Style(GREEN, "longdash", "cross"),
     "attn_in": Style(BLUE, "solid", "circle"), "o_in": Style(ORANGE, "dash", "square"),

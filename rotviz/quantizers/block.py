@@ -4,6 +4,7 @@ Nothing here changes a task's own block. `runnable` copies it and lets rounding 
 deployed model, with a gradient; `run` is the copy on hidden states, with any of its tensors replaced for the time of the call.
 """
 
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -71,6 +72,14 @@ def outputs(task: BlockTask, block: nn.Module, stream: Tensor, tensors: Mapping[
     return torch.cat(found)
 
 
+def mean_error(output: Tensor, target: Tensor, normalized: bool) -> Tensor:
+    """The mean squared difference of hidden states [B, L, D]; `normalized`: each token's relative to its own energy, so that a massive token counts
+    as one.
+    """
+    error = (output - target).square()
+    return (error.sum(-1) / target.square().sum(-1).clamp_min(1e-12)).mean() if normalized else error.mean()
+
+
 def second_moments(task: BlockTask, view: BlockView, paths: list[str]) -> dict[str, Tensor]:
     """(2/n) sum x x^T of the inputs of some linears over the task's inputs: float64 [D, D] each.
 
@@ -111,8 +120,24 @@ def weights_of(view: BlockView) -> dict[str, Tensor]:
 def _round_activations(view: BlockView, spec: QuantSpec) -> None:
     if not spec.quantizes:
         return
-    for module, _ in linear_paths(view).values():
-        module.register_forward_pre_hook(lambda _, inputs: (fake_quantize_through(inputs[0], spec),))
+    by_site: dict[Site, _SharedRounding] = {}
+    for module, roles in linear_paths(view).values():
+        module.register_forward_pre_hook(by_site.setdefault(SITE_OF_ROLE[roles[0]], _SharedRounding(spec)))
+
+
+class _SharedRounding:
+    """A forward pre-hook for linears that read the same tensor: it is rounded once."""
+
+    def __init__(self, spec: QuantSpec) -> None:
+        self.spec = spec
+        self._seen: weakref.ref[Tensor] | None = None
+        self._rounded: Tensor | None = None
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        x = inputs[0]
+        if self._seen is None or self._seen() is not x:
+            self._seen, self._rounded = weakref.ref(x), fake_quantize_through(x, self.spec)
+        return (self._rounded,)
 
 
 def _round_cache(view: BlockView, spec: QuantSpec) -> None:

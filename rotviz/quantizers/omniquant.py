@@ -8,11 +8,13 @@ Reference: arXiv 2308.13137. AdamW without decay, 20 epochs of single windows, 1
 swaps the two), |s| >= 1e-2 after each step, s starting at max|X|^alpha / max|W|^(1 - alpha), the q -> k scales at 1. Everything folds away: what is
 returned are rounded weights and a norm's gain.
 
-Departures. Computed in float32 throughout, so that there is no loss scaling to go wrong; a loss that is not finite ends a block's learning with a
-note. After each epoch the state is judged on all windows, weights exactly on their grids, and the best is kept, the start among them: with a few
-windows AdamW's last step is not always its best. The loss is divided by its first value, to which AdamW is blind but for its epsilon. A logit
-starts from the recipe's clip where that is below 0.982 (clip = "none" is the published start). W~'s ranges take all readers of a norm, not q alone,
-and exact forms of the transforms stand in surgery.scales. Steps are not clamped to [1e-5, 1e4], which would move small weights.
+Departures. The loss takes each token's error relative to the token's own energy (loss = "block" is the published mean): where one massive token
+holds nearly all the energy, a plain mean is that token's alone, and what it asks for hurts the others (rounding.py has the numbers). Computed in
+float32 throughout, so that there is no loss scaling to go wrong; a loss that is not finite ends a block's learning with a note. After each epoch
+the state is judged on all windows, weights exactly on their grids, and the best is kept, the start among them: with a few windows AdamW's last step
+is not always its best. The loss is divided by its first value, to which AdamW is blind but for its epsilon. A logit starts from the recipe's clip
+where that is below 0.982 (clip = "none" is the published start). W~'s ranges take all readers of a norm, not q alone, and exact forms of the
+transforms stand in surgery.scales. Steps are not clamped to [1e-5, 1e4], which would move small weights.
 """
 
 from collections.abc import Generator
@@ -26,7 +28,7 @@ from rotviz.config import setting
 from rotviz.numerics.errors import relative_mse
 from rotviz.numerics.grids import clip_ratio, grid_of, group_range
 from rotviz.quantizers import QUANTIZERS, BlockResult, BlockTask, Part, Progress
-from rotviz.quantizers.block import linear_paths, outputs, run, runnable
+from rotviz.quantizers.block import linear_paths, mean_error, outputs, run, runnable
 from rotviz.surgery.scales import Scales, give_gains, key_obstacle, paired, scaled, shift_obstacle
 from rotviz.surgery.smoothing import Ranges, ranges_of, smoothing_scale
 from rotviz.types import QuantSpec, Role
@@ -50,6 +52,8 @@ class OmniQuant:
     transforms: str = setting("auto", "learn equivalent transforms: auto = where activations are rounded, and for LayerNorm models",
                               choices=("auto", "on", "off"))
     alpha: float = setting(0.5, "share of a channel's range that the scales first move to the weights", minimum=0, maximum=1)
+    loss: str = setting("normalized", "what is kept: the block's output, or its output with each token relative to its own energy",
+                        choices=("block", "normalized"))
     augment: bool = setting(False, "also match the float block on the quantized inputs (the paper does for 2-bit weights)")
 
     def refusal(self, spec: QuantSpec) -> str | None:
@@ -204,7 +208,7 @@ class _Learner:
     def _loss(self, targets: list[Tensor], windows: slice, tensors: dict[str, Tensor]) -> Tensor:
         x = self.task.inputs[windows].to(targets[0].dtype)
         out = run(self.rounded.block, x, self.task.arguments(len(x)), tensors)
-        return sum((out - target[windows]).square().mean() for target in targets)
+        return sum(mean_error(out, target[windows], self.method.loss == "normalized") for target in targets)
 
     def _quantized(self, weight: Tensor, clips: list[_Clips], hard: bool) -> Tensor:
         if len(clips) == 1 and len(clips[0].part.rows) == len(weight):

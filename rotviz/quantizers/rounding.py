@@ -3,7 +3,7 @@
     W^ = read(clamp(round(place(W) + V)))          V in units of codes; what it may do is the method's `freedom`
 
     up_down     V is not added: the code is floor(place) + h, h = clip(1.2 sigmoid(V) - 0.1, 0, 1), pushed to 0 or 1 by a penalty
-                share * mean(1 - |2h - 1|^beta), beta from 20 to 2 after a fifth of the way; in the end h >= 0.5 goes up  (AdaRound, arXiv 2004.10568)
+                penalty * mean(1 - |2h - 1|^beta), beta from 20 to 2 after a fifth of the way; in the end h >= 0.5 goes up (AdaRound, 2004.10568)
     signround   V in [-0.5, 0.5], straight-through: at most the next level                                             (SignRound, arXiv 2309.05516)
     wide        V in [-levels, levels]
     latent      V is free: the weight itself is learned, over the whole grid                                           (NUPES, arXiv 2308.05600)
@@ -12,14 +12,16 @@ The range of each row or group is learned beside it (a share of its minimum and 
 loss is taken on a linear's output (`layer`), the block's (`block`), the block's with each token relative to its own energy (`normalized`), or tr(d
 F d^T) with the second moments F of the model loss's gradient (`importance`, the full-matrix form of BRECQ's Fisher weights, arXiv 2102.05426).
 
-Defaults are SignRound's: block loss, sign of the gradient, rate 1 / iterations falling linearly to 0 (so that V can just cross the half), 8 windows a
-step, best state kept. The rate is in units of codes for every optimizer: sgd divides each gradient by its root mean square, which a fixed rate would
-otherwise have to be tuned for layer by layer. The study of these choices follows 2308.07662, of which only the abstract could be read.
+Defaults are SignRound's but for the loss: sign of the gradient, rate 1 / iterations falling linearly to 0 (so that V can just cross the half), 8
+windows a step, best state kept. The rate is in units of codes for every optimizer: sgd divides each gradient by its root mean square, which a fixed
+rate would otherwise have to be tuned for layer by layer. The study of these choices follows 2308.07662, of which only the abstract could be read.
 
-Departures. The best state is judged on all calibration windows, weights exactly on their grids, ten times on the way; the start (plain rounding) is
-among the candidates, so the result never loses to it there. AdaRound's penalty is a mean times the loss at the start, so that one weight fits every
-layer (100: a short schedule has to push harder than AdaRound's 20,000 steps), and its rate is 24 / iterations: V must travel about 1.5 for h to
-change its mind, and as far again for it to be sure. Activations and KV cache are rounded on the way as they will be in the deployed model.
+Departures. The loss is `normalized` by default. A massive token's error is thousands of times any other's, so that a plain mean over tokens is that
+token's alone: on SmolLM2-135M at W3A16g64 the block loss fell to a sixth of plain rounding's and the perplexity rose eightfold. The best state is
+judged on all calibration windows, weights exactly on their grids, ten times on the way; the start (plain rounding) is among the candidates, so the
+result never loses to it there. AdaRound's penalty is a mean times the loss at the start, so that one weight fits every layer (100: a short schedule
+has to push harder than AdaRound's 20,000 steps), and its rate is 24 / iterations: V must travel about 1.5 for h to change its mind, and as far
+again for it to be sure. Activations and KV cache are rounded on the way as they will be in the deployed model.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -32,7 +34,7 @@ from torch import Tensor
 from rotviz.config import setting
 from rotviz.errors import BadInput
 from rotviz.quantizers import QUANTIZERS, BlockResult, BlockTask, Progress
-from rotviz.quantizers.block import linear_paths, outputs, run, runnable, stages, with_hooks
+from rotviz.quantizers.block import linear_paths, mean_error, outputs, run, runnable, stages, with_hooks
 from rotviz.quantizers.codes import FREEDOMS, LearnedCodes
 from rotviz.quantizers.descent import OPTIMIZERS, Descent
 from rotviz.types import FORMATS, QuantSpec
@@ -43,8 +45,8 @@ BETA_FIRST, BETA_LAST = 20.0, 2.0
 _LOOKS = 10
 """Times on the way that the state is judged on all windows."""
 _TRAVEL = {"signround": 1.0, "wide": 3.0, "latent": 3.0, "up_down": 24.0}
-"""Rate times iterations, in units of the variable, where no rate is given. With a rate that falls to 0 the distance covered is half of it: just the half
-level that SignRound allows, and enough to use the freedom of the others."""
+"""Rate times iterations, in units of the variable, where no rate is given. With a rate that falls to 0 the distance covered is half of it: just the
+half level that SignRound allows, and enough to use the freedom of the others."""
 
 
 @QUANTIZERS.register("rounding")
@@ -57,7 +59,7 @@ class LearnedRounding:
 
     freedom: str = setting("signround", "what a weight may do: go up or down, to the next level, further, or anywhere", choices=FREEDOMS)
     levels: float = setting(1.5, "how far a weight may move with freedom = wide, in levels", minimum=0.5, maximum=16)
-    loss: str = setting("block", "what is kept: each layer's output, the block's, relative to each token's energy, or weighted by importance",
+    loss: str = setting("normalized", "what is kept: each layer's output, the block's, relative to each token's energy, or weighted by importance",
                         choices=LOSSES)
     target: str = setting("float", "what the float block is fed for the target: what the float model produces, or the same as the quantized block",
                           choices=("float", "same"))
@@ -130,12 +132,10 @@ class _BlockProblem(_Problem):
     def loss(self, windows: Tensor, weights: dict[str, Tensor]) -> Tensor:
         x, target = self.task.inputs[windows].to(self.target.dtype), self.target[windows]
         tensors = {f"{path}.weight": weight for path, weight in weights.items()}
-        difference = run(self.block, x, self.task.arguments(len(x)), tensors) - target
-        if self.kind == "normalized":
-            return (difference.square().sum(-1) / target.square().sum(-1).clamp_min(1e-12)).mean()
+        found = run(self.block, x, self.task.arguments(len(x)), tensors)
         if self.kind == "importance":
-            return ((difference @ self.fisher) * difference).sum(-1).mean()
-        return difference.square().mean()
+            return (((found - target) @ self.fisher) * (found - target)).sum(-1).mean()
+        return mean_error(found, target, self.kind == "normalized")
 
 
 class _LayerProblem(_Problem):

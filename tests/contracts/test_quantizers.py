@@ -12,7 +12,7 @@ from rotviz.errors import Cancelled
 from rotviz.models.attention import copy_block
 from rotviz.models.tiny import TINY
 from rotviz.quantizers import QUANTIZERS, is_calibrated
-from rotviz.quantizers.block import linear_paths, outputs
+from rotviz.quantizers.block import linear_paths, mean_error, outputs
 from rotviz.surgery.scales import put
 from rotviz.types import Granularity, QuantSpec, Slot
 
@@ -115,7 +115,7 @@ def test_the_block_comes_out_nearer_than_rounded(name, slots):
     def error(tensors):
         view = copy_block(task.view)
         put(view, tensors)
-        return float((outputs(task, view.block, task.inputs) - target).square().mean())
+        return float(mean_error(outputs(task, view.block, task.inputs), target, normalized=True))
 
     rounded = {f"{path}.weight": QUANTIZERS["rtn"]().quantize(m.weight.data, W3).weight for path, (m, _) in linear_paths(task.view).items()}
     settings = {"omniquant": {"epochs": 10}, "rounding": {"iterations": 60}}.get(name, {})

@@ -56,7 +56,11 @@ def _another(setting):
         return not setting.default
     if isinstance(setting.default, str):
         return "another.safetensors"
-    return setting.default / 2 if setting.default == setting.maximum or isinstance(setting.default, float) and setting.default else setting.default + 1
+    if isinstance(setting.default, float) and setting.default:
+        return setting.default / 2
+    if isinstance(setting.default, float) and setting.maximum is not None:
+        return setting.maximum / 2
+    return setting.default - 1 if setting.default == setting.maximum else setting.default + 1
 
 
 @pytest.mark.parametrize(("plain", "words"), [

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pydoc_data.topics import topics
 
 import pytest
 import torch
@@ -13,9 +14,17 @@ from rotviz.pipeline.run import run
 from rotviz.pipeline.weights import collected_notes
 from rotviz.quantizers import QUANTIZERS, is_calibrated
 
-SMALL = {"model": "tiny-llama", "text": {"evaluation": "pydoc", "calibration": "pydoc", "windows": 2, "length": 64, "samples": 4},
+SMALL = {"model": "tiny-llama", "text": {"windows": 2, "length": 64, "samples": 4},
          "weights": {"bits": 3, "omniquant": {"epochs": 3}, "rounding": {"iterations": 20, "batch": 2}}, "activations": {"bits": 16}}
 CALIBRATED = [name for name in QUANTIZERS if is_calibrated(QUANTIZERS[name])]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_text(tmp_path_factory):
+    """A text of a few kilobytes: most of a tiny run is reading."""
+    path = tmp_path_factory.mktemp("text") / "small.txt"
+    path.write_text(topics["assignment"])
+    SMALL["text"] |= {"evaluation": str(path), "calibration": str(path)}
 
 
 def recipe(*changes, **top):

@@ -51,7 +51,7 @@ def test_transforms_alone_leave_the_function(name, slots):
 def test_learning_lowers_the_loss_and_moves_clips_and_scales(slots):
     task = make_task("tiny-llama", slots, spec=W3, activations=A4, outliers=True, windows=4)
     result, _ = drive(OmniQuant(epochs=6), task)
-    assert result.metrics["loss_after"] < 0.9 * result.metrics["loss_before"]
+    assert result.metrics["loss_after"] < 0.95 * result.metrics["loss_before"]
     assert result.metrics["scale.attention.max"] > result.metrics["scale.attention.min"] > 0
     assert {"input_layernorm.weight", "post_attention_layernorm.weight"} <= set(result.tensors)
     assert set(result.weight_errors) == set(linear_paths(task.view))
@@ -87,12 +87,12 @@ def test_a_loss_that_is_not_finite_ends_learning_with_the_last_good_state():
 
 def test_settings_do_something():
     def result(**settings):
-        task = make_task(spec=W3, activations=A4, noise=0.02, windows=2)
+        task = make_task(spec=W3, noise=0.02, windows=2)
         return drive(OmniQuant(**({"epochs": 2, "transforms": "on"} | settings)), task)[0].tensors
 
     base = result()
     for change in ({"epochs": 5}, {"batch": 2}, {"clip_rate": 0.05}, {"scale_rate": 0.05}, {"transforms": "off"}, {"alpha": 0.75},
-                   {"augment": True}):
+                   {"augment": True}, {"loss": "block"}):
         assert any(path not in result(**change) or not torch.equal(value, result(**change)[path]) for path, value in base.items()), change
 
 
