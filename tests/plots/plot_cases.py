@@ -4,14 +4,18 @@ import numpy as np
 
 from rotviz.plots.channel_ribbons import channel_percentiles, draw_channel_ribbons
 from rotviz.plots.compare_errors import draw_compare_errors
+from rotviz.plots.curves import draw_curves
 from rotviz.plots.divergence_bars import draw_divergence_bars
+from rotviz.plots.energy_spread import draw_energy_spread
 from rotviz.plots.error_by_block import draw_error_by_block
 from rotviz.plots.error_by_channel import draw_error_by_channel
 from rotviz.plots.error_scatter import draw_error_scatter
 from rotviz.plots.histogram import draw_histogram
 from rotviz.plots.kurtosis_by_block import draw_kurtosis_by_block
+from rotviz.plots.learning_curve import draw_learning_curve
 from rotviz.plots.magnitude_by_block import draw_magnitude_by_block
 from rotviz.plots.massive_map import draw_massive_map
+from rotviz.plots.massive_ordinary import draw_massive_ordinary
 from rotviz.plots.memory_by_part import draw_memory_by_part
 from rotviz.plots.pareto import draw_pareto
 from rotviz.plots.perplexity_bars import draw_perplexity_bars
@@ -181,6 +185,33 @@ def roofline(n: int = 96, d: int = 576):
     return draw_roofline(kernels, ["1 x 4096"] * n, done, moved, np.maximum(moved / 2e12, done / 6e14) * 1.5, copy_rate=2e12, matrix_rate=6e14)
 
 
+def learning_curve(n: int = 96, d: int = 576):
+    steps = np.arange(n)
+    fall = np.exp(-steps / n)
+    return draw_learning_curve({"ordinary": (steps, 0.012 * (0.8 + 0.2 * fall)), "massive": (steps[::5], 0.004 * fall[::5])}, what="relative error")
+
+
+def massive_ordinary(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(9)
+    spread = {m: np.exp(generator.normal(0, 0.02, n if m in METHODS[1:3] else 3)) for m in METHODS[1:]}
+    heavy = dict(zip(METHODS[1:], (0.013, 0.002, 0.0019, 0.0008, 0.0015), strict=True))
+    return draw_massive_ordinary({m: (0.0121 * s, heavy[m] * s[::-1]) for m, s in spread.items()})
+
+
+def curves(n: int = 96, d: int = 576):
+    t = np.linspace(0, 1, 21)
+    fall = np.exp(-4 * t)
+    return draw_curves(t, {"all tokens": 0.012 + 0.08 * fall, "massive tokens": 0.002 + 0.1 * fall, "ordinary tokens": 0.012 + 0.001 * t},
+                       now=0.35, what="relative error")
+
+
+def energy_spread(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(10)
+    spike = generator.standard_normal(d) * 0.05
+    spike[d // 2] = 0.8
+    return draw_energy_spread({"the spike": spike**2, "its whole token": hidden(2, d)[1].astype(np.float64) ** 2})
+
+
 def token_strip(n: int = 96, d: int = 576):
     return draw_token_strip(texts(n), np.abs(hidden(n, min(d, 576))).max(axis=1), massive={0, 8}, what="largest |activation|")
 
@@ -188,4 +219,4 @@ def token_strip(n: int = 96, d: int = 576):
 DRAWINGS = {f.__name__: f for f in (
     token_channel_map, spikes, channel_ribbons, histogram, qq, magnitude_by_block, kurtosis_by_block, massive_map, token_channels,
     error_scatter, error_by_block, error_by_channel, perplexity_bars, divergence_bars, pareto, progress_by_block, seed_spread,
-    compare_errors, memory_by_part, roofline)}
+    learning_curve, massive_ordinary, curves, energy_spread, compare_errors, memory_by_part, roofline)}

@@ -15,16 +15,20 @@ from rotviz.errors import BadInput
 from rotviz.plots import export, palette
 from rotviz.plots.channel_ribbons import channel_percentiles, draw_channel_ribbons
 from rotviz.plots.compare_errors import draw_compare_errors
+from rotviz.plots.curves import draw_curves
 from rotviz.plots.divergence_bars import draw_divergence_bars
 from rotviz.plots.drawing import Drawing, nothing
+from rotviz.plots.energy_spread import draw_energy_spread
 from rotviz.plots.error_by_block import SQNR_DB, draw_error_by_block
 from rotviz.plots.error_by_channel import draw_error_by_channel
 from rotviz.plots.error_scatter import draw_error_scatter
 from rotviz.plots.frame import decades, shared_range, symlog, symlog_axis, symlog_back, tick_words
 from rotviz.plots.histogram import draw_histogram
 from rotviz.plots.kurtosis_by_block import draw_kurtosis_by_block
+from rotviz.plots.learning_curve import draw_learning_curve
 from rotviz.plots.magnitude_by_block import draw_magnitude_by_block
 from rotviz.plots.massive_map import draw_massive_map
+from rotviz.plots.massive_ordinary import draw_massive_ordinary
 from rotviz.plots.memory_by_part import draw_memory_by_part
 from rotviz.plots.pareto import draw_pareto, frontier
 from rotviz.plots.perplexity_bars import draw_perplexity_bars
@@ -124,6 +128,9 @@ AWKWARD = {
     "magnitude_by_block median": lambda make: draw_magnitude_by_block(np.ones((len(m := make(L)), 2)), m),
     "kurtosis_by_block": lambda make: draw_kurtosis_by_block({"key": make(L), "attn_in": np.ones(L)}),
     "kurtosis_by_block methods": lambda make: draw_kurtosis_by_block({"none": {"key": make(L)}, "dfrot": {"key": make(L)}}),
+    "curves": lambda make: draw_curves(np.arange(len(v := make(T))), {"a": v, "<b>mine": v}, now=0.0),
+    "curves symlog": lambda make: draw_curves(np.arange(1, 1 + len(v := make(T))), v, symmetric_log=True, x_log=bool(len(v)), now=1.0),
+    "energy_spread": lambda make: draw_energy_spread({"the spike": np.abs(v := make(D)), "b": v}),
     "massive_map": lambda make: draw_massive_map(a := make(L, T), few(T), massive=a > 1),
     "token_channels": lambda make: draw_token_channels(make(D), "<script>", 0),
     "token_channels log": lambda make: draw_token_channels(make(D), "\n", 3, log=True),
@@ -142,6 +149,11 @@ AWKWARD = {
     "progress_by_block": lambda make: draw_progress_by_block({"key": make(L)}, 8),
     "progress_by_block nothing yet": lambda make: draw_progress_by_block({}, 8),
     "seed_spread": lambda make: draw_seed_spread({"none": make(D), "dfrot": make(1)}, reference=5.0),
+    "seed_spread band": lambda make: draw_seed_spread({"none": make(D)}, band=(NAN, NAN)),
+    "learning_curve": lambda make: draw_learning_curve({"loss": (np.arange(len(v := make(D))), v), "<b>mine": (np.arange(2), np.ones(2))}),
+    "learning_curve errors": lambda make: draw_learning_curve({"massive": (np.arange(len(v := make(D))), v)}, log=True, x="block"),
+    "massive_ordinary": lambda make: draw_massive_ordinary({"hadamard": (v := make(L), v), "<b>mine": (np.ones(2), np.ones(2))}),
+    "massive_ordinary alone": lambda make: draw_massive_ordinary({"peak": (np.ones(len(v := make(L))), v)}, labels={"peak": few(L)}),
     "compare_errors": lambda make: draw_compare_errors(a := make(L, 2), np.ones_like(a), ["key", "<b>"]),
     "compare_errors same": lambda make: draw_compare_errors(a := make(L, 2), a, ["key", "value"]),
     "memory_by_part": lambda make: draw_memory_by_part(few(len(v := make(L))), v, v / 2, limit=1e9),
@@ -198,6 +210,20 @@ def test_thinning_keeps_ends_and_extremes():
     values[31_337], values[77] = 40, -40
     keep = thinned(values, 2000)
     assert len(keep) <= 2000 and {0, 77, 31_337, 49_999} <= set(keep.tolist()) and (np.diff(keep) > 0).all()
+
+
+def test_band_of_the_seeds_is_shaded_and_said():
+    drawing = draw_seed_spread({"hadamard": np.array([1.0, 1.2, 0.9]), "peak": np.array([0.7])}, band=(0.8, 1.3))
+    shape = drawing.figure.layout.shapes[0]
+    assert (shape.y0, shape.y1) == (0.8, 1.3) and "Shaded: from 0.8 to 1.3" in drawing.alt
+    assert len([t for t in drawing.figure.data if t.mode == "lines"]) == 1  # one result has no mean
+
+
+def test_massive_and_ordinary_axes_are_logarithmic_where_that_helps():
+    near = draw_massive_ordinary({"orthogonal": (np.array([0.01, 0.0101]), np.array([0.012, 0.013]))}).figure.layout
+    assert near.xaxis.type is None and near.xaxis.range[1] / near.xaxis.range[0] > 1.4  # one percent is no gulf
+    far = draw_massive_ordinary({"orthogonal": (np.array([0.01, 0.01]), np.array([0.012, 0.0012]))}).figure.layout
+    assert far.xaxis.type is None and far.yaxis.type == "log"
 
 
 def test_inputs_are_left_alone():
