@@ -16,7 +16,7 @@ from rotviz.pipeline.recipe import Recipe  # noqa: E402
 from rotviz.store.runs import Store  # noqa: E402
 
 TARGET = ROOT / "docs" / "screenshots"
-VIEWS = {"outliers": "?b=14&s=mlp_in", "rotate": "?b=14&s=mlp_in"}
+VIEWS = {"outliers": "?b=14&s=mlp_in", "rotate": "?b=14&s=mlp_in", "learn": "?b=14&s=mlp_in&ltab=Massive+and+ordinary"}
 
 
 def main() -> None:
@@ -35,12 +35,16 @@ def main() -> None:
 
 
 def some_runs() -> None:
-    """Four small real runs, so that Evaluate and Runs have something to show."""
+    """A few small real runs, so that the pages that show runs have something to show; one of them learns its rotation."""
     for method in ("none", "orthogonal", "hadamard"):
         for bits in (4, 8) if method == "hadamard" else (4,):
             execute_now(Store(), Recipe.from_dict({
                 "rotation": {"method": method}, "weights": {"method": "none"}, "activations": {"bits": bits, "symmetric": True, "clip": 0.9},
                 "text": {"evaluation": "pydoc", "windows": 2, "length": 512}}))
+    learning = {"method": "peak", "peak": {"steps": 40, "rounds": 5}}
+    execute_now(Store(), Recipe.from_dict({
+        "rotation": learning, "weights": {"method": "none"}, "activations": {"bits": 4, "symmetric": True, "clip": 0.9},
+        "text": {"calibration": "pydoc", "samples": 4, "evaluation": "pydoc", "windows": 2, "length": 512}}))
 
 
 def take(context, address: str, page: str, theme: str) -> None:
