@@ -12,11 +12,14 @@ PAGES = {
     ],
     "Rotate": [
         st.Page("pages/rotate.py", title="Rotate", icon=":material/sync:"),
+        st.Page("pages/lens.py", title="Rotation lens", icon=":material/motion_photos_on:"),
+        st.Page("pages/learn.py", title="Learn a rotation", icon=":material/model_training:"),
         st.Page("pages/doctor.py", title="Architecture doctor", icon=":material/stethoscope:"),
     ],
     "Measure": [
         st.Page("pages/evaluate.py", title="Evaluate", icon=":material/speed:"),
         st.Page("pages/runs.py", title="Runs", icon=":material/list_alt:"),
+        st.Page("pages/kernels.py", title="Kernels and cost", icon=":material/memory:"),
     ],
 }
 

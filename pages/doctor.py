@@ -9,13 +9,12 @@ weights, R3 and R4 run online. Each step is carried out on the model itself, in 
 import pandas as pd
 import streamlit as st
 
-from rotviz.rotations import ROTATIONS
 from rotviz.types import SLOT_WORDS
 from rotviz.ui.cache import examined
 from rotviz.ui.choices import chosen_model
-from rotviz.ui.turns import LAST_SEED
+from rotviz.ui.turns import LAST_SEED, UNLEARNED
 
-METHODS = [name for name in ROTATIONS if name != "none"]
+METHODS = [name for name in UNLEARNED if name != "none"]
 
 
 def facts(found: dict) -> None:

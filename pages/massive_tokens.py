@@ -79,7 +79,7 @@ def one_token(view: Chosen, token: int) -> None:
         with third:
             slots = pick_slots()
         with second:
-            turn = pick_turn("Rotation", "r", "hadamard", "seed", slots)
+            turn = pick_turn("Rotation", "r", "hadamard", "seed", slots, view.look.model)
     warn_idle(site, [turn])
     log = st.toggle("Logarithmic", False, key="log", bind="query-params")
     sides = {"Before": Turn("none"), f"After {turn.label}": turn} if turn.method != "none" else {"Before": Turn("none")}

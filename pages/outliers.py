@@ -156,7 +156,7 @@ with st.container(border=True):
     with right:
         slots = pick_slots()
     with left:
-        turn = pick_turn("Rotation", "r", "hadamard", "seed", slots)
+        turn = pick_turn("Rotation", "r", "hadamard", "seed", slots, view.look.model)
 st.markdown(f"The **{SITE_WORDS[view.site]}** (`{view.site}`) of **block {view.block}**; slot {SLOT_OF_SITE[view.site]} turns it. "
             "Both sides share their axes and colours.")
 warn_idle(view.site, [turn])

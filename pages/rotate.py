@@ -9,26 +9,27 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from rotviz.evaluation.sites import BlockErrors, TokenErrors, Turn
+from rotviz.evaluation.sites import BlockErrors, TokenErrors, Turn, mark_of
 from rotviz.numerics.errors import sqnr_db
+from rotviz.pipeline.saved import saved_rotations
 from rotviz.plots.error_by_block import RELATIVE_MSE, SQNR_DB, draw_error_by_block
 from rotviz.plots.error_by_channel import draw_error_by_channel
 from rotviz.plots.error_scatter import draw_error_scatter
 from rotviz.plots.seed_spread import draw_seed_spread
 from rotviz.plots.words import count
-from rotviz.rotations import ROTATIONS
 from rotviz.types import SITE_WORDS, SLOT_OF_SITE, QuantSpec
 from rotviz.ui.accumulated import matching, others, queue_runs, recipe_for, residual, run_name, watch
 from rotviz.ui.cache import errors_by_block, errors_by_channel, errors_by_token, errors_of_methods, row_texts
 from rotviz.ui.choices import Chosen, chosen
 from rotviz.ui.show import show
-from rotviz.ui.turns import pick_slots, pick_spec, pick_turn, spec_words, warn_idle
+from rotviz.ui.turns import UNLEARNED, pick_slots, pick_spec, pick_turn, saved_turn, spec_words, warn_idle
 from rotviz.ui.words import percent, verdict
 
 TABS = ("By token", "By block", "By channel", "All methods", "Accumulated")
 KINDS = {"all": "all tokens", "massive": "massive tokens", "ordinary": "ordinary tokens"}
 SPLIT = {"all": "all", "mean_massive": "massive", "mean_ordinary": "ordinary"}
 SEEDS = 5
+LEARNED_SHOWN = 12
 
 
 def names_of(a: Turn, b: Turn) -> tuple[str, str]:
@@ -86,14 +87,16 @@ def by_channel(view: Chosen, a: Turn, b: Turn, spec: QuantSpec) -> None:
 
 
 def methods(view: Chosen, a: Turn, b: Turn, spec: QuantSpec) -> None:
-    """Every registered method, over several seeds."""
-    turns = tuple(Turn(name, seed, a.slots) for name in ROTATIONS for seed in range(1 if name == "none" else SEEDS))
-    found = errors_of_methods(view.capture.path, view.block, view.site, turns, spec)
-    errors = {name: np.array([e.all for t, e in zip(turns, found, strict=True) if t.method == name]) for name in ROTATIONS if name != "none"}
+    """Every method over several seeds, and what was learned on this model."""
+    turns = [Turn(name, seed, a.slots) for name in UNLEARNED for seed in range(1 if name == "none" else SEEDS)]
+    turns += [saved_turn(saved, a.slots) for saved in saved_rotations(view.look.model)[:LEARNED_SHOWN]]
+    found = errors_of_methods(view.capture.path, view.block, view.site, tuple(turns), spec)
+    names = dict.fromkeys(t.method for t in turns if t.method != "none")
+    errors = {name: np.array([e.all for t, e in zip(turns, found, strict=True) if t.method == name]) for name in names}
     left, right = st.columns(2)
     with left:
         show(draw_seed_spread(errors, what="relative MSE"), "seeds",
-             caption=f"A dot is one of {SEEDS} seeds: a gain that lies inside the spread of seeds is no gain.")
+             caption=f"A dot is one of {SEEDS} seeds, or a rotation that was learned here: a gain inside the spread of seeds is no gain.")
     with right:
         st.dataframe(pd.DataFrame([_row(t, e) for t, e in zip(turns, found, strict=True)]), hide_index=True, key="methods",
                      column_config={name: st.column_config.NumberColumn(format="%.2e") for name in KINDS})
@@ -101,7 +104,8 @@ def methods(view: Chosen, a: Turn, b: Turn, spec: QuantSpec) -> None:
 
 
 def _row(turn: Turn, errors: TokenErrors) -> dict[str, object]:
-    return {"method": turn.method, "seed": turn.seed, "all": errors.all, "massive": errors.mean_massive, "ordinary": errors.mean_ordinary,
+    method = f"{turn.method}, {mark_of(turn.file)}" if turn.file else turn.method
+    return {"method": method, "seed": turn.seed, "all": errors.all, "massive": errors.mean_massive, "ordinary": errors.mean_ordinary,
             "SQNR": round(sqnr_db(errors.all), 1)}
 
 
@@ -145,9 +149,9 @@ with st.container(border=True):
     with lower_right:
         spec = pick_spec(view.site)
     with first:
-        a = pick_turn("A", "ra", "orthogonal", "sa", slots)
+        a = pick_turn("A", "ra", "orthogonal", "sa", slots, view.look.model)
     with second:
-        b = pick_turn("B", "rb", "hadamard", "sb", slots)
+        b = pick_turn("B", "rb", "hadamard", "sb", slots, view.look.model)
 warn_idle(view.site, [a, b])
 name_a, name_b = names_of(a, b)
 pair = [errors_by_token(view.capture.path, view.block, view.site, t, spec) for t in (a, b)]

@@ -11,10 +11,15 @@ input); errors that pile up over the blocks come from a run (pipeline).
     down_in               R4     the whole width
 
 A site whose slot is not among the chosen ones, or any site under the method "none", is shown as the original model has it, gains and all.
+
+A turn may take its matrices from the file of a saved rotation (surgery/saved.py), which is how learned ones are looked at. There the heads of a block
+may differ in R2: values are turned each by their own key-value head's matrix, and o_in's query heads by that of the head they read.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,15 +27,20 @@ import torch
 from torch import Tensor
 
 from rotviz.capture.capture import Capture
+from rotviz.errors import BadInput
 from rotviz.evaluation.errors import massive_mask
+from rotviz.numerics.errors import SplitError
 from rotviz.numerics.grids import fake_quantize
 from rotviz.numerics.rotation import Rotation
 from rotviz.rotations import ROTATIONS
-from rotviz.surgery.plan import generator_for
+from rotviz.surgery.plan import RotationPlan, generator_for
+from rotviz.surgery.saved import load_plan
 from rotviz.types import CACHE_SITES, SLOT_OF_SITE, Granularity, QuantSpec, Site, Slot
 
 ALL_SLOTS = tuple(Slot)
 BY_HEAD = (Site.O_IN, Site.KEY, Site.VALUE)
+R1_SITES = (Site.ATTN_IN, Site.MLP_IN)
+"""What R1 turns for the linear layers: where rotations of the residual stream are compared."""
 SMALL = 256
 """Rotations up to this size are kept by the hundred."""
 
@@ -44,21 +54,31 @@ class Turn:
         seed: of the rotation.
         slots: where it acts.
         settings: the method's own configuration; None = its defaults.
+        file: a saved rotation whose matrices are taken as they are; method and seed then say where they came from. Slots that the file lacks
+            turn nothing.
     """
 
     method: str
     seed: int = 0
     slots: tuple[Slot, ...] = ALL_SLOTS
     settings: Any = None
+    file: str = ""
 
     @property
     def label(self) -> str:
         """A short name for legends."""
-        return self.method if self.method == "none" else f"{self.method} (seed {self.seed})"
+        mark = f", {mark_of(self.file)}" if self.file else ""
+        return self.method if self.method == "none" else f"{self.method} (seed {self.seed}{mark})"
 
     def acts_on(self, site: Site) -> bool:
         """Whether the site is turned."""
-        return self.method != "none" and SLOT_OF_SITE[site] in self.slots
+        slot = SLOT_OF_SITE[site]
+        return self.method != "none" and slot in self.slots and (not self.file or slot in saved_plan(self.file).slots)
+
+
+def mark_of(file: str | Path) -> str:
+    """The last four letters of a saved rotation's name, which are enough to tell it from others."""
+    return Path(file).stem[-4:]
 
 
 @dataclass(frozen=True)
@@ -77,12 +97,24 @@ class TokenErrors:
 
 
 def site_rows(capture: Capture, block: int, site: Site, turn: Turn) -> Tensor:
-    """Rows [T, width] of a site under a turn, float32."""
+    """Rows [T, width] of a site under a turn, float32.
+
+    Raises:
+        BadInput: the turn's file cannot be read or is for another model.
+    """
     if not turn.acts_on(site):
         return capture.site(block, site)
     rows = capture.site(block, site, folded=True)
     size = capture.head_width if site in BY_HEAD else rows.shape[-1]
-    return rotation_of(turn, site, size, block).apply(rows.unflatten(-1, (-1, size))).flatten(-2)
+    if turn.file:
+        return _turned(rows, _from_file(turn.file, site, size, block, capture))
+    return _turned(rows, [rotation_of(turn, site, size, block)])
+
+
+def _turned(rows: Tensor, heads: Sequence[Rotation]) -> Tensor:
+    """Rows [T, parts x size] with each part turned: all by one rotation, or by several, each serving as many neighbouring parts."""
+    parts = rows.unflatten(-1, (len(heads), -1, heads[0].size))
+    return torch.stack([rotation.apply(parts[:, head]) for head, rotation in enumerate(heads)], 1).flatten(1)
 
 
 def rotation_of(turn: Turn, site: Site, size: int, block: int) -> Rotation:
@@ -90,6 +122,36 @@ def rotation_of(turn: Turn, site: Site, size: int, block: int) -> Rotation:
     slot = SLOT_OF_SITE[site]
     build = _built_small if size <= SMALL else _built
     return build(turn.method, turn.settings, turn.seed, slot, size, block if slot is Slot.R2 else 0)
+
+
+def saved_plan(file: str) -> RotationPlan:
+    """The plan in a file, kept until the file changes."""
+    path = Path(file)
+    return _plan(file, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=8)
+def _plan(file: str, changed: int) -> RotationPlan:
+    plan = load_plan(Path(file))[0]
+    alike = tuple(heads[:1] if all(torch.equal(heads[0].dense(), h.dense()) for h in heads[1:]) else heads for heads in plan.r2)
+    return replace(plan, r2=alike)  # one rotation for all heads is one product and not many
+
+
+def _from_file(file: str, site: Site, size: int, block: int, capture: Capture) -> Sequence[Rotation]:
+    """What a file holds for a site of a block: one rotation, or one for each key-value head where they differ."""
+    plan, slot = saved_plan(file), SLOT_OF_SITE[site]
+    if slot is Slot.R2:
+        fits, found = len(plan.r2) == capture.blocks, plan.r2[min(block, len(plan.r2) - 1)]
+        fits = fits and len(found) in (1, capture.kv_heads)
+    elif slot is Slot.R4:
+        found, fits = [plan.r4.get(size) or next(iter(plan.r4.values()))], size in plan.r4
+    else:
+        found, fits = [plan.r1 if slot is Slot.R1 else plan.r3], True
+    if not fits or found[0].size != size:
+        here = f"{capture.blocks} blocks of {capture.kv_heads} key-value heads of {size}" if slot is Slot.R2 else f"size {size}"
+        there = f"{len(plan.r2)} blocks of heads of {found[0].size}" if slot is Slot.R2 else f"size {found[0].size}"
+        raise BadInput(f"{file} is for another model: its {slot} has {there}, this model needs {here}; choose a rotation learned on this model")
+    return found
 
 
 def _build(method: str, settings: Any, seed: int, slot: Slot, size: int, block: int) -> Rotation:
@@ -138,6 +200,23 @@ def block_errors(capture: Capture, site: Site, turn: Turn, spec: QuantSpec) -> B
     """The error of one site at every block."""
     found = [token_errors(capture, block, site, turn, spec) for block in range(capture.blocks)]
     return BlockErrors(np.array([e.all for e in found]), np.array([e.mean_massive for e in found]), np.array([e.mean_ordinary for e in found]))
+
+
+def r1_error(capture: Capture, turn: Turn, spec: QuantSpec) -> SplitError:
+    """Relative MSE over everything that R1 turns for the linear layers, all blocks together: sum of errors / sum of energies."""
+    sums = np.zeros((2, 2))  # massive or ordinary, error and energy
+    for block in range(capture.blocks):
+        massive = massive_rows(capture, block, R1_SITES[0])  # those of the block's input, so the same at both sites
+        for site in R1_SITES:
+            rows = site_rows(capture, block, site, turn)
+            found = _sums(rows, rounded(rows, site, spec, capture.head_width), axis=-1)
+            sums += [[part[mask].sum() for part in found] for mask in (massive, ~massive)]
+    (massive_error, massive_energy), (error, energy) = sums
+
+    def share(lost: float, whole: float) -> float:
+        return float(lost / whole) if whole > 0 else float("nan")
+
+    return SplitError(share(massive_error + error, massive_energy + energy), share(massive_error, massive_energy), share(error, energy))
 
 
 def massive_rows(capture: Capture, block: int, site: Site) -> np.ndarray:

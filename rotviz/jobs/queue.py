@@ -15,7 +15,7 @@ from rotviz.jobs import supervise
 from rotviz.store.runs import RecipeLike, RunRecord, Status, Store, StoredEvent, instant
 
 TOO_EARLY_TO_TELL = 0.05  # share of the work below which an estimate of the rest is a guess
-STEADY = "walk"  # the stage whose events come at the pace of the work: block after block
+STEADY, LEARNING = "walk", "learn"  # the stages whose events come at the pace of the work: block after block, step after step
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +102,14 @@ def seconds_left(store: Store, record: RunRecord, event: StoredEvent | None) -> 
         rate = (fraction now - fraction at first block) / (seconds between them);   left = (1 - fraction now) / rate
 
     What comes before the walk (loading, the proof) has shares of its own that say nothing about the pace of the blocks, and the first block
-    is slow while memory is made ready: so the clock starts when that one is done, and nothing is promised before. Between two events the
-    estimate counts down; None once it has run out without news, for then it was wrong.
+    is slow while memory is made ready: so the clock starts when that one is done, and nothing is promised before. While a rotation is learned
+    the pace is that of its steps, and a guess at what comes after. Between two events the estimate counts down; None once it has run out
+    without news, for then it was wrong.
     """
     if record.status is not Status.RUNNING or event is None or record.started is None:
         return None
-    first = store.first_event_after(record.run_id, record.started, STEADY)
+    stage = LEARNING if event.event.stage == LEARNING else STEADY
+    first = store.first_event_after(record.run_id, record.started, stage)
     if first is None:
         return None
     done = event.event.fraction - first.event.fraction

@@ -24,10 +24,11 @@ DRAWN = 4
 
 def recipe_for(look: Look, turn: Turn, spec: QuantSpec) -> Recipe:
     """One window of the same text, weights in float, activations on the page's grid."""
+    made = {"load": turn.file} if turn.file else {"method": turn.method}
     return Recipe.from_dict({
         "model": look.model, "seed": turn.seed,
         "text": {"evaluation": look.text, "length": look.tokens, "windows": 1},
-        "rotation": {"method": turn.method, "slots": [slot.value for slot in turn.slots]},
+        "rotation": {**made, "slots": [slot.value for slot in turn.slots]},
         "weights": {"method": "none", "bits": 16},
         "activations": {"bits": spec.bits, "symmetric": spec.symmetric, "group": spec.group, "clip": spec.clip},
     })

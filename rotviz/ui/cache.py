@@ -7,7 +7,7 @@ cached function.
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ import rotviz
 from rotviz.capture.capture import Capture, open_capture
 from rotviz.capture.inspect import Inspection, Look, capture_path, inspect, kept_massive, look
 from rotviz.config import fingerprint
-from rotviz.evaluation.sites import BlockErrors, TokenErrors, Turn, block_errors, channel_errors, site_rows, token_errors
+from rotviz.evaluation.sites import BlockErrors, TokenErrors, Turn, block_errors, channel_errors, r1_error, site_rows, token_errors
 from rotviz.evaluation.stream import Stream, stream_of
 from rotviz.home import home, write_atomically
 from rotviz.models import loading
 from rotviz.models.loading import weights_mark
 from rotviz.numerics import statistics
+from rotviz.numerics.errors import SplitError
 from rotviz.numerics.massive import PERSISTENCE, PersistentToken, find_massive, massive_tokens
 from rotviz.numerics.statistics import Summary, channel_quantiles, histogram, normal_quantiles, summarize
 from rotviz.plots.channel_ribbons import PERCENTILES
@@ -170,6 +171,22 @@ def summaries_by_block(path: Path, site: Site, turn: Turn) -> list[Summary]:
     """Statistics of one turned site at every block (an inspection has those of the original)."""
     seen = _open(path)
     return [summarize(site_rows(seen, block, site, turn)) for block in range(seen.blocks)]
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def r1_errors(path: Path, turn: Turn, spec: QuantSpec) -> SplitError:
+    """Error over everything that R1 turns, all blocks together."""
+    return r1_error(_open(path), turn, spec)
+
+
+def r1_errors_of(path: Path, turns: Sequence[Turn], spec: QuantSpec) -> list[SplitError]:
+    """The same for many rotations, with a bar where they take long."""
+    with progress("Rounding every block under many rotations") as say:
+        found = []
+        for i, turn in enumerate(turns):
+            say(i / len(turns), turn.label)
+            found.append(r1_errors(path, turn, spec))
+    return found
 
 
 def errors_of_methods(path: Path, block: int, site: Site, turns: tuple[Turn, ...], spec: QuantSpec) -> list[TokenErrors]:

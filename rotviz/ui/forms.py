@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from rotviz.allocation import ALLOCATIONS
 from rotviz.config import Setting, from_mapping, settings_of
 from rotviz.errors import BadInput, RotvizError
 from rotviz.home import home, write_atomically
@@ -38,8 +39,12 @@ A_NUMBER = "a number"
 CLIP_WORDS = ("none", "mse")
 TEXTS = {"pydoc": "Python documentation (embedded)", "wikitext2:test": "WikiText-2, test", "wikitext2:validation": "WikiText-2, validation",
          "c4:validation": "C4, validation", "file": "a text file"}
-SECTIONS = {"rotation": "Rotation", "weights": "Weights", "activations": "Activations", "kv": "KV cache", "text": "Text", "": "Run"}
+SECTIONS = {"rotation": "Rotation", "scaling": "Scaling", "weights": "Weights", "allocation": "Mixed precision", "activations": "Activations",
+            "kv": "KV cache", "text": "Text", "": "Run"}
 METHODS = {"rotation": ROTATIONS, "weights": QUANTIZERS}
+OFF = ("rotation", "scaling", "weights", "allocation")
+"""Sections that the method none switches off: their other keys then determine nothing and are not shown."""
+SCALING_WORDS = "SmoothQuant: part of each channel's range moves from the activations into the weights, folded into the norms."
 
 PRESETS: dict[str, dict[str, Any]] = {
     "W16A4": {"weights": {"method": "none"}, "activations": {"bits": 4}},
@@ -85,7 +90,10 @@ def recipe_form(key: str, values: Mapping[str, Any] | None = None, skip: Sequenc
             continue
         st.markdown(f"**{title}**")
         hidden = tuple(s.name for s in _fields(cls) if _dotted(section, s.name) in skip)
-        found = plain_form(cls, _dotted(key, section), start, skip=hidden)
+        if section in OFF:
+            found = _switched_form(section, cls, _dotted(key, section), start, hidden)
+        else:
+            found = plain_form(cls, _dotted(key, section), start, skip=hidden)
         if section in METHODS:
             found |= _method_form(section, found["method"], key, start)
         plain |= {section: found} if section else found
@@ -156,9 +164,13 @@ def recipe_from_bytes(data: bytes, name: str) -> Recipe:
 
 def evaluation_text(key: str) -> str | None:
     """The text that perplexity is measured on, a corpus or an uploaded file; None below a message that says what is missing."""
-    chosen = st.selectbox("Evaluation text", list(TEXTS), key=key, bind="query-params",
-                          help="; ".join(f"{name}: {words}" for name, words in TEXTS.items())
-                          + ". Perplexities on different texts, or on different cuts of one text, cannot be compared.")
+    return pick_text("Evaluation text", key, "Perplexities on different texts, or on different cuts of one text, cannot be compared.")
+
+
+def pick_text(label: str, key: str, remark: str, default: str = "pydoc") -> str | None:
+    """A corpus or an uploaded file; None below a message that says what is missing."""
+    chosen = st.selectbox(label, list(TEXTS), list(TEXTS).index(default), key=key, bind="query-params",
+                          help="; ".join(f"{name}: {words}" for name, words in TEXTS.items()) + f". {remark}")
     if chosen != "file":
         return chosen
     file = st.file_uploader("Text file", type=["txt", "md"], key=f"{key}-file", help="UTF-8, up to 20 MB.")
@@ -200,6 +212,18 @@ def _fields(cls: type) -> list[Setting]:
 
 def _dotted(section: str, name: str) -> str:
     return f"{section}.{name}" if section and name else section or name
+
+
+def _switched_form(section: str, cls: type, key: str, start: Mapping[str, Any], hidden: Sequence[str]) -> dict[str, Any]:
+    """The method of a section, and the section's other keys only where it is not none."""
+    others = tuple(s.name for s in _fields(cls) if s.name != "method")
+    found = plain_form(cls, key, start, columns=1, skip=(*others, *hidden))
+    if found["method"] == "none":
+        return found
+    summary = SCALING_WORDS if section == "scaling" else ALLOCATIONS[found["method"]].summary if section == "allocation" else ""
+    if summary:
+        st.caption(summary)
+    return found | plain_form(cls, key, start, skip=("method", *hidden))
 
 
 def _method_form(section: str, method: str, key: str, start: Mapping[str, Any]) -> dict[str, Any]:

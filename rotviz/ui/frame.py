@@ -14,7 +14,7 @@ from rotviz.errors import RotvizError
 from rotviz.ui.choices import draw_choices
 from rotviz.ui.theme import apply_theme
 
-LOOKING = ("", "outliers", "massive_tokens", "rotate")
+LOOKING = ("", "outliers", "massive_tokens", "rotate", "lens", "learn")
 """Pages that look at a text: they get all of the sidebar's choices."""
 LOADING = ("doctor", "evaluate")
 """Pages that have a use for a model alone."""

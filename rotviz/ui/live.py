@@ -13,6 +13,7 @@ from rotviz.errors import RotvizError
 from rotviz.jobs import queue
 from rotviz.jobs.queue import RunStatus
 from rotviz.store.runs import RunRecord, Status, Store
+from rotviz.ui.learning import learning_curves, learning_history, learning_words
 from rotviz.ui.run_figures import progress_figure
 from rotviz.ui.runs import duration, headline, listed, safe, why_stopped
 
@@ -95,11 +96,23 @@ def _running(found: RunStatus) -> None:
         left = f", about {duration(found.seconds_left)} left" if found.seconds_left else ""
         again = f" (attempt {record.attempts})" if record.attempts > 1 else ""
         st.progress(found.fraction, text=f"{found.fraction:.0%} · {words}{left}{again}")
+        _learning(record.run_id)
         drawing = progress_figure(record.run_id)
         if drawing is not None:
             st.plotly_chart(drawing.figure, key=f"live-{record.run_id}", alt=drawing.alt, config={"displayModeBar": False})
             st.caption("Error of the residual stream with every block so far quantized, and of each block alone; "
                        "a line that shoots up early is a reason to cancel.")
+
+
+def _learning(run_id: str) -> None:
+    """The curves of a rotation that is being learned."""
+    history = learning_history(run_id)
+    curves = learning_curves(history)
+    for column, (name, drawing) in zip(st.columns(max(len(curves), 1)), curves.items()):
+        with column:
+            st.plotly_chart(drawing.figure, key=f"learn-{name}-{run_id}", alt=drawing.alt, config={"displayModeBar": False})
+    if curves:
+        st.caption(learning_words(history))
 
 
 def _waiting(found: RunStatus) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rotviz.pipeline.recipe import Recipe
+from rotviz.rotations import ROTATIONS, learns
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import FLOAT_BITS
 from rotviz.ui.runs import dig, duration
@@ -40,7 +41,7 @@ def pace(recipe: Recipe) -> Pace | None:
     kind, found = _kind(recipe.to_dict()), []
     for record in Store().list(status=Status.DONE, model=recipe.model, limit=200):
         tokens, stages = _tokens_fed(record), dig(record.result, "seconds")
-        if tokens and stages and _kind(record.recipe) == kind:
+        if tokens and stages and _kind(record.recipe) == kind and not _reused(record):
             rest = sum(stages.get(stage, 0.0) for stage in TEXT_STAGES)
             found.append(Pace(sum(stages.values()) - rest, rest, tokens, None, record.run_id))
     if not found:
@@ -76,7 +77,20 @@ def _kind(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
     weights = recipe.get("weights", {})
     quantized = weights.get("method") != "none" and weights.get("bits") != FLOAT_BITS
     work = (weights.get("method"), str(weights.get("clip")), weights.get("group"), repr(weights.get(weights.get("method"))))
-    return recipe.get("device"), recipe.get("dtype"), dig(recipe, "rotation", "method") != "none", work if quantized else None
+    return recipe.get("device"), recipe.get("dtype"), _rotation_work(recipe), work if quantized else None
+
+
+def _rotation_work(recipe: Mapping[str, Any]) -> Any:
+    """Whether something is rotated, and where it is learned, all that says how long that takes."""
+    method = dig(recipe, "rotation", "method")
+    if dig(recipe, "rotation", "load") or method not in ROTATIONS or not learns(ROTATIONS[method]):
+        return method != "none"
+    return method, repr(dig(recipe, "rotation", method)), dig(recipe, "text", "samples"), dig(recipe, "text", "length")
+
+
+def _reused(record: RunRecord) -> bool:
+    """Whether a run found what an earlier one had learned, so that its time says nothing about learning."""
+    return bool(dig(record.result, "learning", "reused")) and not dig(record.recipe, "rotation", "load")
 
 
 def _tokens_fed(record: RunRecord) -> int:

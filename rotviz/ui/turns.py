@@ -5,24 +5,43 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from rotviz.evaluation.sites import Turn
-from rotviz.rotations import ROTATIONS
+from rotviz.pipeline.saved import SavedRotation, saved_rotations
+from rotviz.rotations import ROTATIONS, learns
 from rotviz.types import CACHE_SITES, SITE_WORDS, SLOT_OF_SITE, SLOT_WORDS, Granularity, QuantSpec, Site, Slot
+from rotviz.ui.words import plain
 
 LAST_SEED = 2**31 - 1
 BITS = (2, 3, 4, 5, 6, 7, 8)
 CLIPS = ("1.0", "0.95", "0.9", "0.85", "0.8", "0.7", "0.6", "mse")
 GROUPS = ("0", "16", "32", "36", "48", "64", "72", "96", "128", "192", "256")
+UNLEARNED = tuple(name for name, method in ROTATIONS.items() if not learns(method))
+"""What can be looked at without learning; a learned method shows itself through what it has learned."""
 BOUND = {"bind": "query-params"}
 
 
-def pick_turn(label: str, key: str, default: str, seed_key: str, slots: tuple[Slot, ...]) -> Turn:
-    """A method with its seed, side by side."""
+def pick_turn(label: str, key: str, default: str, seed_key: str, slots: tuple[Slot, ...], model: str) -> Turn:
+    """A rotation: an unlearned method with its seed side by side, or one that was learned on this model.
+
+    The link carries a saved rotation's title, whose last letters follow all that decided it: where the same was learned, the link opens it.
+    """
     left, right = st.columns([3, 2])
-    names = list(ROTATIONS)
-    method = left.selectbox(label, names, names.index(default), key=key, help=_summaries(), **BOUND)
-    seed = right.number_input("Seed", 0, LAST_SEED, 0, key=seed_key, disabled=method == "none", **BOUND,
-                              help="The same seed gives the same rotation on every machine.")
-    return Turn(method, 0 if method == "none" else int(seed), slots)
+    saved = {s.title: s for s in saved_rotations(model)}
+    names = [*UNLEARNED, *saved]
+    linked = st.query_params.get(key)
+    name = left.selectbox(label, names, names.index(default), key=key, help=_summaries(), **BOUND)
+    if linked and linked not in names:
+        left.caption(f"The link asks for “{plain(linked)}”, which was not learned on this machine.")
+    chosen = saved.get(name)
+    seed = right.number_input("Seed", 0, LAST_SEED, 0, key=seed_key, disabled=name == "none" or chosen is not None, **BOUND,
+                              help="The same seed gives the same rotation on every machine; a learned rotation has its own.")
+    if chosen is not None:
+        return saved_turn(chosen, slots)
+    return Turn(name, 0 if name == "none" else int(seed), slots)
+
+
+def saved_turn(saved: SavedRotation, slots: tuple[Slot, ...]) -> Turn:
+    """A saved rotation as a turn."""
+    return Turn(saved.method, saved.seed, slots, file=str(saved.path))
 
 
 def pick_slots() -> tuple[Slot, ...]:
@@ -76,4 +95,6 @@ def warn_idle(site: Site, turns: Sequence[Turn]) -> None:
 
 
 def _summaries() -> str:
-    return "\n\n".join(f"**{name}**: {method.summary}" for name, method in ROTATIONS.items())
+    lines = [f"**{name}**: {ROTATIONS[name].summary}" for name in UNLEARNED]
+    lines.append("Rotations that were learned on this model follow by method, seed and a mark; the page *Learn a rotation* makes them.")
+    return "\n\n".join(lines)

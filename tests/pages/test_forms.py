@@ -84,7 +84,7 @@ def test_a_methods_own_settings_are_in_the_form() -> None:
     at.run()
     made = at.session_state["made"]
     assert (made.rotation_settings.randomize, made.weights.group, made.activations.clip) == (False, 16, "none")
-    at.button_group(key="r.rotation.method").set_value("none").run()
+    at.selectbox(key="r.rotation.method").set_value("none").run()
     assert at.session_state["made"].slots == ()
     assert not [t for t in at.toggle if t.key == "r.rotation.hadamard.randomize"]
 

@@ -35,7 +35,7 @@ def test_those_of_a_model_come_newest_first_with_their_cost(filled):
     dfrot, peak = saved_rotations("tiny-llama")
     assert (dfrot.method, dfrot.seed, dfrot.created, peak.method, peak.seed) == ("dfrot", 3, 2000, "peak", 0)
     assert peak.seconds > 0 and peak.peak_memory_mb > 0 and peak.tokens > 0 and peak.start == "hadamard"
-    assert [m["step"] for m in peak.history if "step" in m] == [0, 1, 2]
+    assert [m["step"] for m in peak.history if "step" in m][:3] == [0, 1, 2]
     assert peak.title == f"peak, seed 0, {peak.path.stem[-4:]}"
     assert [s.method for s in saved_rotations("tiny-qwen3")] == ["dfrot"]
     assert saved_rotations("smollm2-135m") == []
