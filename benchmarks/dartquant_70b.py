@@ -25,7 +25,7 @@ from rotviz.rotations import LearningTask, Specs
 from rotviz.rotations.hadamard import Hadamard
 from rotviz.rotations.qr_learner import Schedule, learn_r1, learn_r2
 from rotviz.surgery.plan import Sizes, make_plan
-from rotviz.types import QuantSpec, Slot
+from rotviz.types import QuantSpec, Site, Slot
 
 WIDTH, HEADS, KV_HEADS, HEAD = 8192, 64, 8, 128
 
@@ -52,10 +52,12 @@ def measured(folder: Path, options: argparse.Namespace) -> dict:
     schedule = Schedule("DartQuant (whip)", OBJECTIVES["whip"], options.steps, options.tokens * 2 * options.blocks, rate=0.001, head_rate=0.001)
     found = {"environment": environment(), "width": WIDTH, "blocks": options.blocks, "kv_heads": KV_HEADS, "tokens": options.tokens,
              "steps": options.steps, "rows_a_step_of_r1": options.tokens * 2 * options.blocks}
-    for name, learner in (("r1", learn_r1), ("r2", learn_r2)):
+    watched = sample.rows(0, Site.ATTN_IN)[:16]
+    learners = {"r1": lambda: learn_r1(task, sample, schedule, watched, (0.0, 1.0)), "r2": lambda: learn_r2(task, sample, schedule, (0.0, 1.0))}
+    for name, learner in learners.items():
         reset_peak_memory(cpu)
         began = time.perf_counter()
-        losses = [{k: v for k, v in step.metrics.items() if "loss" in k} for step in learner(task, sample, schedule, (0.0, 1.0))]
+        losses = [{k: v for k, v in step.metrics.items() if "loss" in k} for step in learner()]
         found[name] = {"seconds": time.perf_counter() - began, "peak_memory_mb": peak_memory_mb(cpu), "losses": losses}
         print(name, {k: v for k, v in found[name].items() if k != "losses"}, losses[0], losses[-1], flush=True)
     return found

@@ -30,7 +30,7 @@ from rotviz.config import setting
 from rotviz.numerics.objectives import OBJECTIVES
 from rotviz.numerics.rotation import Rotation
 from rotviz.rotations import ROTATIONS, Learned, LearningStep, LearningTask, Specs
-from rotviz.rotations.learning import R1_SITES, START_HELP, build_start, evaluated_grid, sampled
+from rotviz.rotations.learning import R1_SITES, START_HELP, build_start, evaluated_grid, sampled, watched_rows
 from rotviz.rotations.qr_learner import Schedule, learn_r1, learn_r2
 from rotviz.types import Site, Slot
 
@@ -72,7 +72,7 @@ class DartQuant:
         sample = yield from sampled(task, self.share, (*R1_SITES, Site.O_IN), 0.2)
         plan, schedule = task.plan, self._schedule(task, sample)
         if plan.r1 is not None:
-            plan = replace(plan, r1=(yield from learn_r1(task, sample, schedule, (0.2, 0.75))))
+            plan = replace(plan, r1=(yield from learn_r1(task, sample, schedule, watched_rows(task), (0.2, 0.75))))
         if plan.r2:
             plan = replace(plan, r2=(yield from learn_r2(task, sample, schedule, (0.75, 1.0))))
         return Learned(plan, sample.tokens, f"{schedule.steps} for R1, {schedule.steps} for each block's R2")

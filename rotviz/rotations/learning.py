@@ -60,15 +60,12 @@ def sampled(task: LearningTask, share: float, sites: tuple[Site, ...], until: fl
     return sample
 
 
-def watched_rows(task: LearningTask) -> Generator[LearningStep, None, Tensor]:
-    """Rows [places x WATCHED_TOKENS, D] of all that R1 turns, un-rotated: what a `Watch` needs."""
-    sample = yield from sampled(task, min(1.0, WATCHED_TOKENS / task.windows.numel()), R1_SITES, 0.05, sinks=True)
-    return rows_of_all(sample, sample.tokens)
-
-
-def rows_of_all(sample: SiteSample, each: int) -> Tensor:
-    """The first rows of every place that R1 turns, [2 blocks x each, D]."""
-    return torch.cat([sample.rows(block, site)[:each] for block in range(sample.blocks) for site in R1_SITES])
+def watched_rows(task: LearningTask) -> Tensor:
+    """Rows [places x about WATCHED_TOKENS, D] of all that R1 turns, un-rotated: what a `Watch` needs. From the first window, its first token, where
+    massive tokens are, among them; learning itself may not see that token."""
+    sample = sample_sites(task.source, task.windows[:1], R1_SITES, WATCHED_TOKENS, torch.Generator().manual_seed(task.seed),
+                          task.folder / "watched", lambda *_: task.stop_if_cancelled(), sinks=True)
+    return torch.cat([sample.rows(block, site) for block in range(sample.blocks) for site in R1_SITES])
 
 
 def evaluated_grid(specs: Specs) -> QuantSpec:

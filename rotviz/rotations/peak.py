@@ -23,7 +23,7 @@ from rotviz.numerics.objectives import peak
 from rotviz.numerics.rotation import Rotation
 from rotviz.rotations import ROTATIONS, Learned, LearningStep, LearningTask, Specs
 from rotviz.rotations.alternation import Alternation
-from rotviz.rotations.learning import R1_SITES, START_HELP, build_start, evaluated_grid, sampled
+from rotviz.rotations.learning import R1_SITES, START_HELP, build_start, evaluated_grid, sampled, watched_rows
 from rotviz.rotations.qr_learner import Schedule, learn_r1, learn_r2
 from rotviz.types import Site, Slot
 
@@ -60,7 +60,7 @@ class Peak:
         schedule = Schedule("Peak", peak(self.power), self.steps, self.batch, self.rate, self.head_rate)
         plan = task.plan
         if plan.r1 is not None:
-            low = yield from learn_r1(task, sample, schedule, (0.2, 0.65))
+            low = yield from learn_r1(task, sample, schedule, watched_rows(task), (0.2, 0.65))
             settle = Alternation(task, sample, evaluated_grid(task.specs), self.gamma, self.rounds, "Peak", "weighted_error")
             plan = replace(plan, r1=(yield from settle.improve(low.dense(), (0.65, 0.75), self.steps + 1)))
         if plan.r2:

@@ -21,7 +21,7 @@ from rotviz.numerics.orthogonal import orthogonality_error
 from rotviz.numerics.qr_orth import Descent, latent_gradient, orthonormal
 from rotviz.numerics.rotation import Rotation
 from rotviz.rotations import LearningStep, LearningTask
-from rotviz.rotations.learning import R1_SITES, WATCHED_TOKENS, Watch, evaluated_grid, exact, head_rows, rows_of_all
+from rotviz.rotations.learning import R1_SITES, Watch, evaluated_grid, exact, head_rows
 from rotviz.types import QuantSpec, Site
 
 ANGLES = (0.01, 0.03, 0.1, 0.3)
@@ -127,8 +127,9 @@ class Learner:
         return loss
 
 
-def learn_r1(task: LearningTask, sample: SiteSample, schedule: Schedule, shares: tuple[float, float]) -> Generator[LearningStep, None, Rotation]:
-    """R1 from the inputs of q, k, v and gate, up of all blocks; the news run between two fractions."""
+def learn_r1(task: LearningTask, sample: SiteSample, schedule: Schedule, watched: Tensor,
+             shares: tuple[float, float]) -> Generator[LearningStep, None, Rotation]:
+    """R1 from the inputs of q, k, v and gate, up of all blocks. `watched` are the rows that the news judge it on; they run between two fractions."""
     places = [(block, site) for block in range(sample.blocks) for site in R1_SITES]
     each = max(1, min(sample.tokens, schedule.batch // len(places)))
     generator, device = torch.Generator().manual_seed(task.seed), task.source.device
@@ -138,7 +139,7 @@ def learn_r1(task: LearningTask, sample: SiteSample, schedule: Schedule, shares:
         return [lambda place=place: sample.rows(*place)[drawn].to(device) for place in places]
 
     grid, start = evaluated_grid(task.specs), task.plan.r1.dense()
-    watch = Watch(rows_of_all(sample, WATCHED_TOKENS).to(device), grid)
+    watch = Watch(watched.to(device), grid)
     for state in Learner(schedule, grid, task.stop_if_cancelled, schedule.rate).descend(start.to(device, torch.float32), batch):
         metrics = {"step": float(state.step), "loss": state.loss / len(start)}
         if state.step % WATCH_EVERY == 0 or state.step == schedule.steps:

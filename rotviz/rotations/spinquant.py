@@ -70,7 +70,8 @@ class SpinQuant:
             return Learned(task.plan, 0, "none: neither R1 nor R2 acts")
         windows, held = self._split(task.windows.to(task.source.device))
         model = RotatedModel(task.source, task.plan, self._weights(task.specs), task.specs.activations, task.specs.kv)
-        watch = yield from self._watch(task)
+        watch = Watch(watched_rows(task).to(task.source.device), evaluated_grid(task.specs)) if task.plan.r1 is not None else None
+        yield LearningStep(0.05, f"{len(windows)} windows to learn from, {len(held)} to judge by")
         state = _State.resumed(task.folder) or _State.begun(task)
         while state.step <= self.steps:
             task.stop_if_cancelled()
@@ -118,12 +119,6 @@ class SpinQuant:
         if "r1" in state.matrices:
             found |= {"orthogonality": orthogonality_error(state.matrices["r1"])} | (watch(state.matrices["r1"]) if watch else {})
         return found
-
-    def _watch(self, task: LearningTask) -> Generator[LearningStep, None, Watch | None]:
-        if task.plan.r1 is None:
-            return None
-        rows = yield from watched_rows(replace(task, windows=task.windows[:1]))
-        return Watch(rows, evaluated_grid(task.specs))
 
     def _plan(self, plan, state: "_State"):
         if "r1" in state.best:
