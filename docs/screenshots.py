@@ -16,7 +16,13 @@ from rotviz.pipeline.recipe import Recipe  # noqa: E402
 from rotviz.store.runs import Store  # noqa: E402
 
 TARGET = ROOT / "docs" / "screenshots"
-VIEWS = {"outliers": "?b=14&s=mlp_in", "rotate": "?b=14&s=mlp_in", "learn": "?b=14&s=mlp_in&ltab=Massive+and+ordinary"}
+VIEWS = {
+    "outliers": "?b=14&s=mlp_in",
+    "rotate": "?b=14&s=mlp_in",
+    "lens": "?b=14&s=mlp_in",
+    "lessons": "?b=14&lesson=Outlier&answer=true",
+    "learn": "?b=14&s=mlp_in&ltab=Massive+and+ordinary",
+}
 
 
 def main() -> None:

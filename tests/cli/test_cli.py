@@ -53,6 +53,26 @@ def test_run_show_runs_compare(capsys, home):
         assert status == 0 and out.strip()
 
 
+def test_export_writes_a_folder_that_stands_on_its_own(capsys, home, tmp_path):
+    from rotviz.pipeline.recipe import load_recipe
+    from rotviz.surgery.saved import load_plan
+
+    first = asked(capsys, "run", *SMALL, "--seed", "3")
+    target = tmp_path / "kept"
+    exported = asked(capsys, "export", first["run_id"], "--to", str(target))
+    assert exported["files"] == ["README.txt", "errors.csv", "recipe.toml", "result.json", "rotation.safetensors", "weight_errors.csv"]
+    assert load_recipe(target / "recipe.toml").to_dict() == first["recipe"]
+    assert json.loads((target / "result.json").read_text())["perplexity"] == first["perplexity"]
+    assert (target / "errors.csv").read_text().splitlines()[0].startswith("block,site,relative_mse")
+    assert [slot.value for slot in load_plan(target / "rotation.safetensors")[0].slots] == ["R1", "R2", "R3", "R4"]
+    again = asked(capsys, "run", str(target / "recipe.toml"), "--set", f"rotation.load={target / 'rotation.safetensors'}")
+    assert again["perplexity"]["quantized"]["value"] == pytest.approx(first["perplexity"]["quantized"]["value"], rel=1e-4)
+    status, _, err = call(capsys, "export", first["run_id"], "--to", str(target))
+    assert status == 2 and "new or empty" in err
+    status, _, err = call(capsys, "export", "20990101", "--to", str(tmp_path / "other"))
+    assert status == 2 and not (tmp_path / "other").exists()
+
+
 def test_the_shown_command_line_repeats_the_run(capsys, home):
     import shlex
 
