@@ -20,9 +20,12 @@ from record import environment, load, save
 from rotviz.models.loading import load as load_model
 from rotviz.pipeline.recipe import Recipe, with_changes
 from rotviz.pipeline.run import finish, run
+from rotviz.rotations import ROTATIONS, learns
 
 NAME = "learned_rotations"
-SEEDS = {"none": 1, "orthogonal": 5, "hadamard": 5, "dfrot": 3, "dartquant": 3, "peak": 3, "spinquant": 3}
+SEEDS = {"none": 1, "orthogonal": 5, "hadamard": 5, "dfrot": 3, "dartquant": 3, "dartquant uniform": 3, "peak": 3, "spinquant": 3}
+UNIFORM = {"method": "dartquant", "dartquant": {"sinks": False}}
+"""DartQuant as in the paper: massive tokens are in the sample by chance."""
 FOUR = {"bits": 4, "symmetric": True, "clip": 0.9}
 SETTINGS = {
     "W16A4": {"weights": {"method": "none"}, "activations": FOUR},
@@ -58,10 +61,11 @@ def main() -> None:
 
 def measured(setting: str, method: str, seed: int, windows: int, model: Any) -> dict[str, Any]:
     """One run; the rotation is learned (or found from an earlier run) first."""
-    base = {"seed": seed, "rotation": {"method": method}, "text": CALIBRATION | {"windows": 1}}
-    learned = learned_rotation(base, model) if method in ("dfrot", "dartquant", "peak", "spinquant") else None
+    rotation = UNIFORM if method == "dartquant uniform" else {"method": method}
+    base = {"seed": seed, "rotation": rotation, "text": CALIBRATION | {"windows": 1}}
+    learned = learned_rotation(base, model) if learns(ROTATIONS[rotation["method"]]) else None
     text = {"text": {"windows": windows, "length": EVALUATED_LENGTH}}
-    loaded = {"rotation": {"method": method, "load": learned["file"]}} if learned else {}
+    loaded = {"rotation": {**rotation, "load": learned["file"]}} if learned else {}
     recipe = Recipe.from_dict({**base, **SETTINGS[setting], **text, **loaded})
     result = finish(run(recipe, loaded=model)).to_dict()
     kept = {"setting": setting, "method": method, "seed": seed, "windows": windows, "perplexity": result["perplexity"],

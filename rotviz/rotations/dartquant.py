@@ -11,7 +11,8 @@ The paper's settings: SGD with momentum 0.9, 10 epochs of batches of 131,072 tok
 rate by model (table 23). Those rates are the defaults for those models; for others a rate is found by itself: the step is stated as the angle that R
 turns by at first, and of a few angles the one whose loss is lowest after a few steps is taken.
 
-Departures, each for a reason: tokens are sampled uniformly over all windows (the released code takes the first tenth of a sorted list); the
+Departures, each for a reason: tokens are sampled uniformly over all windows (the released code takes the first tenth of a sorted list), and the
+first token of every window is always among them, because a rotation that never saw a massive token may ruin it (`sinks` off = as in the paper); the
 rotation that is returned is the one after the last step, and of all checks the best; R2's rows are scaled to a root mean square of 1 first, since
 Whip is flat for numbers well below 1 (`normalize` off = as in the paper); an epoch has at least ten steps, so that a small model, whose tenth
 fits one batch, takes as many steps as a large one.
@@ -58,6 +59,7 @@ class DartQuant:
     batch: int = setting(131_072, "rows in a step of R1", minimum=64)
     share: float = setting(0.1, "share of the calibration tokens that are sampled", minimum=0.0001, maximum=1)
     normalize: bool = setting(True, "scale R2's rows to unit root mean square, where Whip has a slope")
+    sinks: bool = setting(True, "always sample the first token of every window, where massive tokens are; off = uniformly, as in the paper")
 
     def build(self, slot: Slot, size: int, generator: torch.Generator) -> Rotation:
         """Where learning starts."""
@@ -69,7 +71,7 @@ class DartQuant:
 
     def learn(self, task: LearningTask) -> Generator[LearningStep, None, Learned]:
         """Sample, then R1, then R2 block by block."""
-        sample = yield from sampled(task, self.share, (*R1_SITES, Site.O_IN), 0.2)
+        sample = yield from sampled(task, self.share, (*R1_SITES, Site.O_IN), 0.2, self.sinks)
         plan, schedule = task.plan, self._schedule(task, sample)
         if plan.r1 is not None:
             plan = replace(plan, r1=(yield from learn_r1(task, sample, schedule, watched_rows(task), (0.2, 0.75))))
