@@ -19,7 +19,11 @@ PAGES = {
     "Measure": [
         st.Page("pages/evaluate.py", title="Evaluate", icon=":material/speed:"),
         st.Page("pages/runs.py", title="Runs", icon=":material/list_alt:"),
+        st.Page("pages/weights.py", title="Weights", icon=":material/grid_on:"),
         st.Page("pages/kernels.py", title="Kernels and cost", icon=":material/memory:"),
+    ],
+    "Teach": [
+        st.Page("pages/lessons.py", title="Lessons", icon=":material/school:"),
     ],
 }
 

@@ -14,9 +14,9 @@ from rotviz.errors import RotvizError
 from rotviz.ui.choices import draw_choices
 from rotviz.ui.theme import apply_theme
 
-LOOKING = ("", "outliers", "massive_tokens", "rotate", "lens", "learn")
+LOOKING = ("", "outliers", "massive_tokens", "rotate", "lens", "lessons", "learn")
 """Pages that look at a text: they get all of the sidebar's choices."""
-LOADING = ("doctor", "evaluate")
+LOADING = ("doctor", "evaluate", "weights")
 """Pages that have a use for a model alone."""
 
 SHARED = ("m", "t", "n", "bos", "prompt", "b", "s", "r", "seed", "slots", "ra", "sa", "rb", "sb", "bits", "clip", "group", "sym", "tok", "at")

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from rotviz.plots.bars import draw_bars
+from rotviz.plots.butterflies import draw_butterflies
 from rotviz.plots.channel_ribbons import channel_percentiles, draw_channel_ribbons
 from rotviz.plots.compare_errors import draw_compare_errors
 from rotviz.plots.curves import draw_curves
@@ -10,6 +12,7 @@ from rotviz.plots.energy_spread import draw_energy_spread
 from rotviz.plots.error_by_block import draw_error_by_block
 from rotviz.plots.error_by_channel import draw_error_by_channel
 from rotviz.plots.error_scatter import draw_error_scatter
+from rotviz.plots.grid_cells import draw_grid_cells
 from rotviz.plots.histogram import draw_histogram
 from rotviz.plots.kurtosis_by_block import draw_kurtosis_by_block
 from rotviz.plots.learning_curve import draw_learning_curve
@@ -27,8 +30,12 @@ from rotviz.plots.spikes import draw_spikes
 from rotviz.plots.token_channel_map import draw_token_channel_map
 from rotviz.plots.token_channels import draw_token_channels
 from rotviz.plots.token_strip import draw_token_strip
+from rotviz.plots.waterfall import draw_waterfall
+from rotviz.plots.weight_grid import draw_weight_grid
+from rotviz.plots.weight_map import draw_weight_map
 
 SPIKE, MEDIAN = 23_700.0, 1.7
+NAN = float("nan")
 METHODS = ("none", "orthogonal", "hadamard", "dartquant", "dfrot", "spinquant")
 SITES = ("attn_in", "o_in", "mlp_in", "down_in", "key", "value")
 _WORDS = ("Summer", " is", " warm", ".", " Winter", " is", " cold", ".", "\n", " The", " compiler",
@@ -212,6 +219,43 @@ def energy_spread(n: int = 96, d: int = 576):
     return draw_energy_spread({"the spike": spike**2, "its whole token": hidden(2, d)[1].astype(np.float64) ** 2})
 
 
+def bars(n: int = 96, d: int = 576):
+    return draw_bars(["the whole tensor", "each token", "each channel"], {"before": np.array([0.33, 0.18, 0.012]),
+                                                                          "after hadamard": np.array([0.03, 0.016, 0.012])}, what="relative error")
+
+
+def grid_cells(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(11)
+    return draw_grid_cells(generator.standard_normal((n, 2)) * [6, 1], 2.1, reach=20)
+
+
+def butterflies(n: int = 96, d: int = 576):
+    size = 8 if n < 1000 else 64
+    stages = [np.eye(size)[3] * 24]
+    while 2 ** (len(stages) - 1) < size:
+        pairs = stages[-1].reshape(-1, 2, 2 ** (len(stages) - 1))
+        stages.append(np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], 1).ravel() / 2**0.5)
+    return draw_butterflies(np.stack(stages))
+
+
+def weight_grid(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(11)
+    counts, edges = np.histogram(generator.standard_normal(n * d) * 2.5, bins=200 if n < 1000 else 4000)
+    return draw_weight_grid(counts, edges, levels=np.arange(-8.0, 8.0), ends=(-8.5, 7.5), method="hadamard", what="weight in steps of its grid")
+
+
+def weight_map(n: int = 96, d: int = 576):
+    blocks = 30 if n < 1000 else 126
+    generator = np.random.default_rng(12)
+    return draw_weight_map(np.exp(generator.normal(-4, 0.8, (blocks, 7))), ["q", "k", "v", "o", "gate", "up", "down"])
+
+
+def waterfall(n: int = 96, d: int = 576):
+    return draw_waterfall(["float", "W4 weights", "+ A4 activations", "+ KV4 cache"],
+                          {"none": np.array([15.1, 21.0, 920.0, NAN]), "hadamard": np.array([15.1, 26.0, 33.1, 41.0])},
+                          stderrs={"hadamard": np.array([0.1, 0.2, 0.2, 0.3])}, reference=15.1)
+
+
 def token_strip(n: int = 96, d: int = 576):
     return draw_token_strip(texts(n), np.abs(hidden(n, min(d, 576))).max(axis=1), massive={0, 8}, what="largest |activation|")
 
@@ -219,4 +263,5 @@ def token_strip(n: int = 96, d: int = 576):
 DRAWINGS = {f.__name__: f for f in (
     token_channel_map, spikes, channel_ribbons, histogram, qq, magnitude_by_block, kurtosis_by_block, massive_map, token_channels,
     error_scatter, error_by_block, error_by_channel, perplexity_bars, divergence_bars, pareto, progress_by_block, seed_spread,
-    learning_curve, massive_ordinary, curves, energy_spread, compare_errors, memory_by_part, roofline)}
+    weight_grid, weight_map, waterfall, learning_curve, massive_ordinary, curves, energy_spread, bars, grid_cells,
+    butterflies, compare_errors, memory_by_part, roofline)}

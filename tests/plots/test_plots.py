@@ -13,6 +13,8 @@ import pytest
 import rotviz.plots
 from rotviz.errors import BadInput
 from rotviz.plots import export, palette
+from rotviz.plots.bars import draw_bars
+from rotviz.plots.butterflies import draw_butterflies
 from rotviz.plots.channel_ribbons import channel_percentiles, draw_channel_ribbons
 from rotviz.plots.compare_errors import draw_compare_errors
 from rotviz.plots.curves import draw_curves
@@ -23,6 +25,7 @@ from rotviz.plots.error_by_block import SQNR_DB, draw_error_by_block
 from rotviz.plots.error_by_channel import draw_error_by_channel
 from rotviz.plots.error_scatter import draw_error_scatter
 from rotviz.plots.frame import decades, shared_range, symlog, symlog_axis, symlog_back, tick_words
+from rotviz.plots.grid_cells import draw_grid_cells
 from rotviz.plots.histogram import draw_histogram
 from rotviz.plots.kurtosis_by_block import draw_kurtosis_by_block
 from rotviz.plots.learning_curve import draw_learning_curve
@@ -41,6 +44,9 @@ from rotviz.plots.spikes import chosen_tokens, draw_spikes
 from rotviz.plots.token_channel_map import draw_token_channel_map
 from rotviz.plots.token_channels import draw_token_channels
 from rotviz.plots.token_strip import draw_token_strip
+from rotviz.plots.waterfall import draw_waterfall
+from rotviz.plots.weight_grid import draw_weight_grid
+from rotviz.plots.weight_map import draw_weight_map
 from rotviz.plots.words import escape, number, visible
 
 LIMIT = 2_000_000
@@ -115,6 +121,10 @@ def few(n: int) -> list[str]:
 
 
 AWKWARD = {
+    "weight_grid": lambda make: draw_weight_grid(c := make(D), np.arange(len(c) + 1.0), levels=c, ends=(1.0, 4.0), what="<b>w"),
+    "weight_map": lambda make: draw_weight_map(make(L, 3), ["<b>q", "k", "v"]),
+    "waterfall": lambda make: draw_waterfall(few(len(v := make(L))), {"none": v, "<b>mine": v}, stderrs={"none": v}, reference=2.0),
+    "waterfall linear": lambda make: draw_waterfall(few(len(v := make(L))), {"none": v}, log=False),
     "token_channel_map": lambda make: draw_token_channel_map(a := make(T, D), few(len(a))),
     "token_channel_map linear": lambda make: draw_token_channel_map(a := make(T, D), few(len(a)), log=False),
     "spikes": lambda make: draw_spikes(a := make(T, D), few(len(a))),
@@ -131,6 +141,10 @@ AWKWARD = {
     "curves": lambda make: draw_curves(np.arange(len(v := make(T))), {"a": v, "<b>mine": v}, now=0.0),
     "curves symlog": lambda make: draw_curves(np.arange(1, 1 + len(v := make(T))), v, symmetric_log=True, x_log=bool(len(v)), now=1.0),
     "energy_spread": lambda make: draw_energy_spread({"the spike": np.abs(v := make(D)), "b": v}),
+    "bars": lambda make: draw_bars(few(len(v := make(T))), {"a": v, "<b>mine": v}),
+    "grid_cells": lambda make: draw_grid_cells(make(T, 2), 0.5),
+    "grid_cells empty": lambda make: draw_grid_cells(make(T, 2), NAN),
+    "butterflies": lambda make: draw_butterflies(make(4, 8)),
     "massive_map": lambda make: draw_massive_map(a := make(L, T), few(T), massive=a > 1),
     "token_channels": lambda make: draw_token_channels(make(D), "<script>", 0),
     "token_channels log": lambda make: draw_token_channels(make(D), "\n", 3, log=True),

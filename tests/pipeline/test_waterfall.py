@@ -1,0 +1,51 @@
+"""A recipe taken apart: each step rounds one thing more, the last is the recipe itself, and no step is made for what stays in float."""
+
+import itertools
+
+import pytest
+
+from rotviz.pipeline.recipe import Recipe
+from rotviz.pipeline.waterfall import FLOAT, lines_of, recipes_of, steps_of
+
+
+def _recipe(**more: object) -> Recipe:
+    return Recipe.from_dict({"model": "tiny-llama", "rotation": {"method": "hadamard"}, "activations": {"bits": 4}, "kv": {"bits": 4}} | more)
+
+
+def test_the_steps_lead_from_float_to_the_recipe() -> None:
+    recipe = _recipe()
+    steps = steps_of(recipe)
+    assert [s.name for s in steps] == [FLOAT, "W4 weights", "+ A4 activations", "+ KV4 cache"]
+    assert steps[0].recipe is None and steps[-1].recipe == recipe
+    assert [s.recipe.bits_title for s in steps[1:]] == ["W4A16KV16", "W4A4KV16", "W4A4KV4"]
+
+
+def test_neighbors_differ_in_one_section() -> None:
+    recipes = [s.recipe.to_dict() for s in steps_of(_recipe(weights={"method": "gptq", "group": 16}))[1:]]
+    for before, after in itertools.pairwise(recipes):
+        assert sum(before[key] != after[key] for key in before) == 1
+
+
+@pytest.mark.parametrize(("more", "names"), [
+    ({"weights": {"method": "none"}}, ["A4 activations", "+ KV4 cache"]),
+    ({"activations": {"bits": 16}}, ["W4 weights", "+ KV4 cache"]),
+    ({"activations": {"bits": 16}, "kv": {"bits": 16}}, ["W4 weights"]),
+    ({"weights": {"method": "none"}, "activations": {"bits": 16}, "kv": {"bits": 16}}, []),
+    ({"allocation": {"method": "uniform", "budget": 3.5}}, ["W3.5 weights", "+ A4 activations", "+ KV4 cache"]),
+    ({"activations": {"bits": 4, "format": "mxfp4", "symmetric": True}}, ["W4 weights", "+ A4 activations", "+ KV4 cache"]),
+])
+def test_what_stays_in_float_is_no_step(more: dict, names: list[str]) -> None:
+    assert [s.name for s in steps_of(_recipe(**more))] == [FLOAT, *names]
+
+
+def test_the_other_line_has_no_rotation_and_the_same_steps() -> None:
+    lines = lines_of(_recipe())
+    assert list(lines) == ["none", "hadamard"]
+    assert [s.name for s in lines["none"]] == [s.name for s in lines["hadamard"]]
+    assert all(s.recipe.slots == () for s in lines["none"][1:])
+    assert len(recipes_of(_recipe())) == 6
+
+
+def test_a_recipe_without_rotation_has_one_line() -> None:
+    recipe = _recipe(rotation={"method": "none"})
+    assert list(lines_of(recipe)) == ["none"] and recipes_of(recipe)[-1] == recipe
