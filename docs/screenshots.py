@@ -1,4 +1,7 @@
-"""Retake docs/screenshots: every page in light and dark, with the embedded model and a few real runs. `make screenshots`."""
+"""Retake docs/screenshots: every page in light and dark, with the embedded model and a few real runs. `make screenshots`.
+
+    python docs/screenshots.py [PAGE ...]     only these pages
+"""
 
 import os
 import re
@@ -19,6 +22,7 @@ TARGET = ROOT / "docs" / "screenshots"
 VIEWS = {
     "outliers": "?b=14&s=mlp_in",
     "rotate": "?b=14&s=mlp_in",
+    "weights": "?b=12&lin=gate_proj",
     "lens": "?b=14&s=mlp_in",
     "lessons": "?b=14&lesson=Outlier&answer=true",
     "learn": "?b=14&s=mlp_in&ltab=Massive+and+ordinary",
@@ -27,7 +31,7 @@ VIEWS = {
 
 def main() -> None:
     TARGET.mkdir(exist_ok=True)
-    pages = re.findall(r"pages/(\w+)\.py", (ROOT / "app.py").read_text())
+    pages = sys.argv[1:] or re.findall(r"pages/(\w+)\.py", (ROOT / "app.py").read_text())
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         link_models(home)

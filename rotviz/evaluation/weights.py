@@ -1,4 +1,4 @@
-r"""A linear's weight before and after a rotation, on a grid: its distribution, what rounding it loses, and what the layer's output loses by that.
+"""A linear's weight before and after a rotation, on a grid: its distribution, what rounding it loses, and what the layer's output loses by that.
 
     as stored    W                 reads x                    the checkpoint's numbers
     folded       W diag(gain)      reads x / gain = norm(x)   the norm's gain moved into the weight, as R1 needs it
@@ -11,7 +11,7 @@ All three give the same outputs, so their errors may be compared (of a LayerNorm
 
 They need not agree. Rounding errors are nearly white, so the second is about the first times  a = |W|^2 |x|^2 / (D |x W^T|^2),  how much larger an
 output a random weight of this size would give. Folding changes a: where a norm's gain held the stream's large channels down, the folded weight
-meets them at full size, and the same weight error becomes a larger output error (SmolLM2's gate and up projections, three times at block 12).
+meets them at full size, and the same weight error becomes a larger output error (SmolLM2 gate and up projections: two to three times at block 12).
 """
 
 from dataclasses import dataclass, replace
