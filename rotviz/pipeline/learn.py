@@ -84,7 +84,11 @@ def plan_for(prepared: Prepared, stop_if_cancelled: Callable[[], None]) -> Gener
         return _loaded(prepared, path, reused=True)
     folder = path.with_suffix(".partial")
     task = LearningTask(prepared.source, calibration.tokens, _start(prepared), specs_of(recipe), recipe.seed, folder, stop_if_cancelled)
-    yield from _learn(prepared, task, calibration.protocol, path)
+    try:
+        yield from _learn(prepared, task, calibration.protocol, path)
+    finally:  # rows are sampled again in no time; what a method keeps of its own beside them is found when it is resumed
+        for rows in (folder / "rows", folder / "watched"):
+            shutil.rmtree(rows, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
     return _loaded(prepared, path, reused=False)
 

@@ -90,7 +90,7 @@ def test_cancelled_while_it_learns(tmp_path):
     learned = []
     with pytest.raises(Cancelled):
         pipeline.finish(run(Recipe.from_dict(SMALL), cancelled=lambda: len(learned) > 3), lambda e: learned.append(e) if e.stage == "learn" else None)
-    assert not list((tmp_path / "home" / "rotations").glob("*.safetensors"))
+    assert not list((tmp_path / "home" / "rotations").rglob("*.safetensors")), "neither a rotation nor sampled rows are left"
     assert finish()[0].learning["reused"] is False
 
 
