@@ -36,7 +36,8 @@ def test_what_is_learned_is_kept_and_found_again():
     assert {"learn", "prove", "walk", "score"} <= {e.stage for e in events}
     assert [e.fraction for e in events] == sorted(e.fraction for e in events)
     assert any("loss" in e.metrics for e in events if e.stage == "learn")
-    assert not learning["reused"] and learning["seconds"] > 0 and learning["tokens"] == 64 and learning["history"]
+    assert not learning["reused"] and learning["seconds"] > 0 and learning["history"]
+    assert 64 <= learning["tokens"] <= 66  # half of 128, and the first of each window
     again, events = finish()
     assert again.learning["reused"] and again.learning["seconds"] == learning["seconds"] and again.learning["file"] == learning["file"]
     assert again.quantized == first.quantized and not any("R1 step" in e.message for e in events)
