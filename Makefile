@@ -12,9 +12,10 @@ run: $(VENV)/app.stamp
 	$(BIN)/python -m rotviz models --fetch smollm2-135m > /dev/null
 	$(BIN)/python -m rotviz app --port $(PORT)
 
+# One thread a worker: two workers with two threads each wait for one another on two cores, and take many times as long.
 test: $(VENV)/test.stamp lint
 	$(BIN)/python tools/install_browser.py
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
