@@ -4,13 +4,23 @@
 not there), linked into the test's cache folder.
 """
 
+import importlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from rotviz.device import resolve_device
 from rotviz.models.embedded import copy_path, ensure_copy, gguf_path
+
+if resolve_device("auto").type == "cpu" and importlib.util.find_spec("triton"):
+    # Triton decides when it is imported whether kernels are interpreted, and parts of torch import it on the way: here, before any of them,
+    # and with the variable set for that moment only.
+    with pytest.MonkeyPatch.context() as interpreting:
+        interpreting.setenv("TRITON_INTERPRET", "1")
+        importlib.import_module("triton.language")
 
 
 @pytest.fixture(scope="session")

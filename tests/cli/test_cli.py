@@ -189,7 +189,7 @@ def environment(home: Path) -> dict[str, str]:
 
 def test_interrupt_is_exit_status_130_and_resume_finishes(home):
     command = [sys.executable, "-m", "rotviz", "run", "--model", "tiny-llama", "--set", "text.evaluation=pydoc", "--set",
-               "text.windows=100", "--set", "text.length=512", "--json"]
+               "text.windows=300", "--set", "text.length=512", "--json"]
     process = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while not list(home.glob("runs/*/checkpoint/walk.safetensors")) and time.monotonic() < deadline:
