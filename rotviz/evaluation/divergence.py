@@ -60,9 +60,9 @@ def _score(p: Tensor, q: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tenso
     p, q = (x if x.dtype == torch.float64 else x.float() for x in (p, q))
     top_p, top_q = p.max(-1, keepdim=True), q.max(-1, keepdim=True)
     weights = (p - top_p.values).exp_()
-    total = weights.sum(-1)
+    total = weights.sum(-1, dtype=torch.float64)  # tens of thousands of addends: float32 would lose the sixth digit
     log_p = top_p.values[:, 0] + total.log()
-    log_q = top_q.values[:, 0] + (q - top_q.values).exp_().sum(-1).log()
+    log_q = top_q.values[:, 0] + (q - top_q.values).exp_().sum(-1, dtype=torch.float64).log()
     kl = torch.linalg.vecdot(weights, p - q) / total - log_p + log_q
     hit_p, hit_q = (x.gather(-1, targets[:, None])[:, 0] for x in (p, q))
     same = top_p.indices[:, 0] == top_q.indices[:, 0]
