@@ -15,7 +15,7 @@ from rotviz.capture.inspect import Look
 from rotviz.errors import RotvizError
 from rotviz.evaluation.sites import Turn
 from rotviz.evaluation.weights import FOLDED, ROTATED, STORED
-from rotviz.jobs.queue import submit, tend
+from rotviz.jobs.queue import tend
 from rotviz.models.loading import weights_mark
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.waterfall import FLOAT, lines_of, recipes_of
@@ -28,6 +28,7 @@ from rotviz.plots.words import count, number
 from rotviz.quantizers import QUANTIZERS, is_calibrated
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import QuantSpec
+from rotviz.ui.accumulated import queue_runs
 from rotviz.ui.cache import captured
 from rotviz.ui.choices import FIRST_BLOCK, chosen_model
 from rotviz.ui.forms import evaluation_text, pick_text
@@ -209,7 +210,7 @@ def waterfall(model: str, turn: Turn, spec: QuantSpec) -> None:
     missing = [r for r in wanted if r.fingerprint not in known]
     left, right = st.columns([2, 3], vertical_alignment="center")
     left.button(f"Queue {count(len(missing), 'missing run')}" if missing else "Nothing is missing", key="wqueue", type="primary",
-                disabled=not missing, icon=":material/playlist_add:", on_click=_submit, args=(missing,))
+                disabled=not missing, icon=":material/playlist_add:", on_click=queue_runs, args=(missing,))
     right.caption(f"{estimate(missing)}." if missing else "Every step has a result or is on its way.")
     for record in known.values():
         if not record.over:
@@ -284,16 +285,6 @@ def _known(model: str, recipes: Sequence[Recipe]) -> dict[str, RunRecord]:
         if record.status not in (Status.FAILED, Status.CANCELLED):
             found.setdefault(record.fingerprint, record)
     return found
-
-
-def _submit(recipes: Sequence[Recipe]) -> None:
-    try:
-        for recipe in recipes:
-            submit(recipe)
-    except RotvizError as error:  # a callback runs outside the frame that shows errors
-        st.toast(str(error), icon=":material/error:")
-    else:
-        st.toast(f"{count(len(recipes), 'run')} on the queue", icon=":material/playlist_add_check:")
 
 
 def _nan(value: float | None) -> float:

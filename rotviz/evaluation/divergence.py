@@ -10,8 +10,7 @@ From logits y = z + constant no normalized copy is needed: with m = max z and S 
 
     -log p(t) = m + log S - z_t           KL = sum_v exp(z_v - m) (z_v - z'_v) / S_p - log Z_p + log Z_q,    log Z = m + log S
 
-so both models cost one exponential a logit, and a few rows at a time stay in the processor's cache: at a vocabulary of 50,000 that halves what
-scoring adds to the two products with the head.
+so both models cost one exponential a logit, and a few rows at a time stay in the processor's cache.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rotviz.capture.capture import Capture
 from rotviz.errors import BadInput
-from rotviz.evaluation.sites import BY_HEAD, SMALL, Turn, _from_file, massive_rows, rotation_of, rounded
+from rotviz.evaluation.sites import BY_HEAD, SMALL, Turn, massive_rows, rotation_of, rotations_in_file, rounded
 from rotviz.numerics.errors import relative_mse
 from rotviz.numerics.geodesic import geodesic
 from rotviz.numerics.rotation import Rotation
@@ -148,7 +148,7 @@ def lens_on(capture: Capture, block: int, site: Site, turn: Turn) -> Lens:
     if size > WIDEST:
         raise BadInput(f"the lens takes rotations of up to {WIDEST} channels apart, and here {size} turn together; "
                        f"choose a site that turns head by head ({', '.join(BY_HEAD)}) or a smaller model")
-    rotations = _from_file(turn.file, site, size, block, capture) if turn.file else [rotation_of(turn, site, size, block)]
+    rotations = rotations_in_file(turn.file, site, size, block, capture) if turn.file else [rotation_of(turn, site, size, block)]
     massive = massive_rows(capture, block, site)
     kept = sample(massive, rows.shape[1])
     ways, start = tuple(_way(r) for r in rotations), rows[torch.from_numpy(kept)].contiguous()

@@ -107,7 +107,7 @@ def site_rows(capture: Capture, block: int, site: Site, turn: Turn) -> Tensor:
     rows = capture.site(block, site, folded=True)
     size = capture.head_width if site in BY_HEAD else rows.shape[-1]
     if turn.file:
-        return _turned(rows, _from_file(turn.file, site, size, block, capture))
+        return _turned(rows, rotations_in_file(turn.file, site, size, block, capture))
     return _turned(rows, [rotation_of(turn, site, size, block)])
 
 
@@ -137,7 +137,7 @@ def _plan(file: str, changed: int) -> RotationPlan:
     return replace(plan, r2=alike)  # one rotation for all heads is one product and not many
 
 
-def _from_file(file: str, site: Site, size: int, block: int, capture: Capture) -> Sequence[Rotation]:
+def rotations_in_file(file: str, site: Site, size: int, block: int, capture: Capture) -> Sequence[Rotation]:
     """What a file holds for a site of a block: one rotation, or one for each key-value head where they differ."""
     plan, slot = saved_plan(file), SLOT_OF_SITE[site]
     if slot is Slot.R2:

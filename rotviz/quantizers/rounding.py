@@ -24,6 +24,7 @@ has to push harder than AdaRound's 20,000 steps), and its rate is 24 / iteration
 again for it to be sure. Activations and KV cache are rounded on the way as they will be in the deployed model.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -96,15 +97,15 @@ class LearnedRounding:
         return _result(task, problem.codes, metrics)
 
 
-class _Problem:
+class _Problem(ABC):
     """What is minimized: a loss on some windows, given the quantized weights."""
 
     codes: dict[str, LearnedCodes]
     count: int
 
+    @abstractmethod
     def loss(self, windows: Tensor, weights: dict[str, Tensor]) -> Tensor:
         """The mean loss over some windows [n]."""
-        raise NotImplementedError
 
     def tensors(self, hard: bool) -> dict[str, Tensor]:
         """The quantized weights by path."""

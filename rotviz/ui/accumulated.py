@@ -72,7 +72,7 @@ def queue_runs(recipes: Sequence[Recipe]) -> None:
     except RotvizError as error:  # a callback runs outside the frame that shows errors
         st.toast(str(error), icon=":material/error:")
     else:
-        st.toast(f"In line: {count(len(recipes), 'small run')}.", icon=":material/hourglass_empty:")
+        st.toast(f"In line: {count(len(recipes), 'run')}.", icon=":material/hourglass_empty:")
 
 
 def watch(records: Sequence[RunRecord]) -> None:
