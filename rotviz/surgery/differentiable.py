@@ -1,13 +1,18 @@
-"""R1 and R2 as parameters: a model whose rotated, rounded weights are functions of the rotations, for methods that learn end to end.
+"""R1 and R2 as parameters: a model whose roundings are functions of the rotations, for methods that learn end to end.
 
-Each block is rewritten once without R1 and R2 (folded, R3 and R4 in place, activations and cache rounded straight through). On every forward its
-weights are made anew from the rotations that are given,
+In float a rotation changes nothing, so all that it does is done by what rounding adds. Turned back to the model's own basis, a rounding under R is
 
-    readers  W R1        writers  R1^T W        values  R2^T W, output columns  W R2
+    Q_R(x) = Q(x R) R^T = x + c R^T,    c = Q(x R) - x R
 
-rounded straight through where weights are quantized, and put in the place of the module's own for that call (torch.func.functional_call). Blocks
-are recomputed in the backward pass, so that one block's graph is in memory at a time. The head is not quantized: instead of its weight, the
-hidden state is turned back.
+and straight through means that c is a constant: the gradient passes x unchanged and reaches R through c R^T alone. The same holds for a weight with a
+rotation on either side, W + L c R^T. So nothing is rotated here at all: blocks are rewritten once without R1 and R2 (folded, R3 and R4 in place),
+residual stream and heads stay in their own basis, and the inputs of the readers, the heads' outputs, the cached values and, where weights
+are quantized, the weights are rounded by Q_R. Where they stay in float, their products need no gradient of the weights.
+
+Along the orthogonal group this gradient is that of the model with turned weights (tests keep one as the slow twin); off it the two differ, which a
+step on the group never sees.
+
+Blocks are recomputed in the backward pass, so that one block's graph is in memory at a time.
 """
 
 from dataclasses import dataclass
@@ -17,23 +22,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from rotviz.errors import BadInput
 from rotviz.models.family import BlockView
 from rotviz.models.walk import BlockArguments, BlockSource, Ends
+from rotviz.numerics.grids import fake_quantize
 from rotviz.surgery.online import quantize_activations, quantize_cache, straight_through
 from rotviz.surgery.plan import RotationPlan
 from rotviz.surgery.steps import rewrite_block, rewrite_ends, steps_for
-from rotviz.types import QuantSpec, Role
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A block without R1 and R2, and where its weights turn."""
-
-    view: BlockView
-    names: dict[nn.Module, str]
-    readers: tuple[nn.Module, ...]
-    writers: tuple[nn.Module, ...]
+from rotviz.types import QuantSpec, Role, Site
 
 
 class RotatedModel:
@@ -43,73 +38,118 @@ class RotatedModel:
         source: the float model.
         plan: which slots act, and R3 and R4.
         weights, activations, kv: how they are rounded.
-
-    Raises:
-        BadInput: the family normalizes what it adds to the residual stream (Gemma 2 and 3): R1 is online there, twice a block.
     """
 
     def __init__(self, source: BlockSource, plan: RotationPlan, weights: QuantSpec, activations: QuantSpec, kv: QuantSpec) -> None:
-        family = source.family
-        if plan.r1 is not None and (family.post_attn_norm or family.post_mlp_norm):
-            raise BadInput("spinquant cannot learn R1 of a model that normalizes each sublayer's output (Gemma); use dartquant or dfrot, "
-                           "or leave R1 out of rotation.slots")
-        self.plan, self.weights, self.specs = plan, weights, (activations, kv)
-        steps = [step for step in steps_for(plan, family) if step.name not in ("R1", "R2")]
+        self.weights, self.specs = weights, (activations, kv)
+        steps = [step for step in steps_for(plan, source.family) if step.name not in ("R1", "R2")]
         self.ends: Ends = rewrite_ends(source.ends, steps)
         self._blocks = [self._prepared(rewrite_block(source.owned(index), steps)) for index in range(len(source))]
 
     def embed(self, tokens: Tensor) -> tuple[Tensor, list[BlockArguments]]:
-        """Hidden states [B, T, D] before the first block, not yet turned, and the blocks' arguments."""
+        """Hidden states [B, T, D] before the first block, and the blocks' arguments."""
         entry = self.ends.entry(tokens)
         return entry.hidden, entry.arguments
 
     def logits(self, tokens: Tensor, r1: Tensor | None, r2: Tensor | None) -> Tensor:
-        """Logits [B, T, V]; differentiable in r1 [D, D] and r2 [blocks, K, K] (one for all heads of a block)."""
+        """Logits [B, T, V]; differentiable in r1 [D, D] and r2 [blocks, K, K] (one for all heads of a block), both orthogonal."""
         hidden, arguments = self.embed(tokens)
-        hidden = hidden if r1 is None else hidden @ r1
         for index, block in enumerate(self._blocks):
             turn = r2[index] if r2 is not None else None
             hidden = checkpoint(self._forward, block, hidden, r1, turn, arguments[index], use_reentrant=False, preserve_rng_state=False)
-        return self.ends.logits(hidden if r1 is None else hidden @ r1.T)
+        return self.ends.logits(hidden)
 
-    def _prepared(self, view: BlockView) -> _Block:
-        quantize_activations(view, self.specs[0], rounding=straight_through)
-        quantize_cache(view, self.specs[1], rounding=straight_through)
+    def _prepared(self, view: BlockView) -> "_Block":
         view.block.requires_grad_(False)
-        names = {module: name for name, module in view.block.named_modules()}
-        readers = dict.fromkeys(reader.module for reader in view.attention_readers() + view.mlp_readers())
-        return _Block(view, names, tuple(readers), tuple(dict.fromkeys(writer.module for writer in view.writers())))
+        turns = _Turns()
+        at = {Site.ATTN_IN: turns.residual, Site.MLP_IN: turns.residual, Site.O_IN: turns.heads, Site.VALUE: turns.heads}
+        quantize_activations(view, self.specs[0], rounding=straight_through, at=at)
+        quantize_cache(view, self.specs[1], rounding=straight_through, at=at)
+        return _Block(view, turns, _turned_weights(view) if self.weights.quantizes else {})
 
-    def _forward(self, block: _Block, hidden: Tensor, r1: Tensor | None, r2: Tensor | None, arguments: BlockArguments) -> Tensor:
-        weights, biases = self._turned(block, r1, r2)
-        for module in block.view.quantized_modules() if self.weights.quantizes else ():
-            weights[module] = straight_through(weights.get(module, module.weight), self.weights)
-        made = {f"{block.names[m]}.weight": w for m, w in weights.items()} | {f"{block.names[m]}.bias": b for m, b in biases.items()}
-        output = functional_call(block.view.block, made, (hidden,), arguments)
+    def _forward(self, block: "_Block", hidden: Tensor, r1: Tensor | None, r2: Tensor | None, arguments: BlockArguments) -> Tensor:
+        block.turns.r1, block.turns.r2 = r1, r2
+        rounded = {name: weight.rounded(self.weights, block.turns) for name, weight in block.weights.items()}
+        output = functional_call(block.view.block, rounded, (hidden,), arguments)
         return output[0] if isinstance(output, tuple) else output
 
-    def _turned(self, block: _Block, r1: Tensor | None, r2: Tensor | None) -> tuple[dict[nn.Module, Tensor], dict[nn.Module, Tensor]]:
-        weights: dict[nn.Module, Tensor] = {}
-        biases: dict[nn.Module, Tensor] = {}
-        if r1 is not None:
-            for module in block.readers:
-                weights[module] = module.weight @ r1
-            for module in block.writers:
-                weights[module] = r1.T @ module.weight
-                if getattr(module, "bias", None) is not None:
-                    biases[module] = module.bias @ r1
-        if r2 is not None:
-            self._turn_heads(block.view, r2, weights, biases)
-        return weights, biases
 
-    def _turn_heads(self, view: BlockView, r2: Tensor, weights: dict[nn.Module, Tensor], biases: dict[nn.Module, Tensor]) -> None:
-        value, output, width = view.linear(Role.V), view.linear(Role.O), view.heads.width
-        whole = weights.get(value.module, value.module.weight)
-        first, last, _ = value.rows.indices(len(whole))
-        rows = r2.T @ whole[first:last].unflatten(0, (-1, width))
-        weights[value.module] = torch.cat([whole[:first], rows.flatten(0, 1), whole[last:]])
-        if getattr(value.module, "bias", None) is not None:
-            bias = value.module.bias
-            biases[value.module] = torch.cat([bias[:first], (bias[first:last].unflatten(0, (-1, width)) @ r2).flatten(), bias[last:]])
-        columns = weights.get(output.module, output.module.weight).unflatten(1, (-1, width))
-        weights[output.module] = (columns @ r2).flatten(1)
+@dataclass
+class _Turns:
+    """The rotations of the forward pass that is running; what a block's hooks round by."""
+
+    r1: Tensor | None = None
+    r2: Tensor | None = None
+
+    def residual(self, x: Tensor, spec: QuantSpec) -> Tensor:
+        """Q_R1 of what the readers of the residual stream read, [..., D]."""
+        return rounded_under(x, spec, self.r1)
+
+    def heads(self, x: Tensor, spec: QuantSpec) -> Tensor:
+        """Q_R2 of heads side by side, [..., H K]: one R2 for each of them."""
+        return rounded_under(x, spec, self.r2)
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A quantized weight [out, in] and the rotations on its sides ("r1", "r2" or none); on the left it may turn some `rows` only."""
+
+    module: nn.Module
+    left: str | None = None
+    right: str | None = None
+    rows: slice | None = None
+
+    def rounded(self, spec: QuantSpec, turns: _Turns) -> Tensor:
+        """W + L c R^T."""
+        left, right = (getattr(turns, side) if side else None for side in (self.left, self.right))
+        with torch.no_grad():
+            turned = self._sided(self.module.weight, left, right)
+            added = fake_quantize(turned, spec) - turned
+        return self.module.weight + self._sided(added, None if left is None else left.T, None if right is None else right.T)
+
+    def _sided(self, weight: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+        """L^T W R."""
+        weight = weight if right is None else turned_by(weight, right)
+        if left is None:
+            return weight
+        first, last, _ = (self.rows or slice(None)).indices(len(weight))
+        return torch.cat([weight[:first], turned_by(weight[first:last].T, left).T, weight[last:]])
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block without R1 and R2, the rotations in force, and its quantized weights by parameter name."""
+
+    view: BlockView
+    turns: _Turns
+    weights: dict[str, _Weight]
+
+
+def turned_by(x: Tensor, rotation: Tensor) -> Tensor:
+    """x [..., m n] times a rotation [n, n], each stretch of n channels on its own."""
+    return (x.unflatten(-1, (-1, len(rotation))) @ rotation).flatten(-2)
+
+
+def rounded_under(x: Tensor, spec: QuantSpec, rotation: Tensor | None) -> Tensor:
+    """Q(x R) R^T, straight through: x + c R^T with c = Q(x R) - x R held fixed. `x` [..., m n], the rotation [n, n] orthogonal, or None."""
+    if rotation is None:
+        return straight_through(x, spec)
+    with torch.no_grad():
+        turned = turned_by(x, rotation)
+        added = fake_quantize(turned, spec) - turned
+    return x + turned_by(added, rotation.T)
+
+
+def _turned_weights(view: BlockView) -> dict[str, _Weight]:
+    """A block's quantized weights by parameter name, with the rotations that act on them."""
+    names, family = {module: name for name, module in view.block.named_modules()}, view.family
+    readers = {reader.module for reader in view.attention_readers() + view.mlp_readers()}
+    value, output = view.linear(Role.V), view.linear(Role.O)
+    # a writer whose output is normalized before it joins the residual stream (Gemma) keeps its basis: R1 turns that norm's output, online
+    writers = (set() if family.post_attn_norm else {output.module}) | (set() if family.post_mlp_norm else {m.down.module for m in view.mlps})
+    found = {}
+    for module in view.quantized_modules():
+        left = "r2" if module is value.module else "r1" if module in writers else None
+        right = "r2" if module is output.module else "r1" if module in readers else None
+        found[f"{names[module]}.weight"] = _Weight(module, left, right, value.rows if left == "r2" else None)
+    return found

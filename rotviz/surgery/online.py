@@ -7,8 +7,9 @@ A meter, where one is given, sees each tensor before and after rounding.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -52,26 +53,28 @@ class InputQuantizer:
         return (self._rounded,)
 
 
-def quantize_activations(view: BlockView, spec: QuantSpec, meter: Meter | None = None, rounding: Rounding = fake_quantize) -> None:
-    """Round the inputs of a block's quantized linears from now on. The block must belong to the caller."""
+def quantize_activations(view: BlockView, spec: QuantSpec, meter: Meter | None = None, rounding: Rounding = fake_quantize,
+                         at: Mapping[Site, Rounding] = MappingProxyType({})) -> None:
+    """Round the inputs of a block's quantized linears from now on, sites in `at` in their own way. The block must belong to the caller."""
     if not spec.quantizes:
         return
     quantizers: dict[Site, InputQuantizer] = {}
     for module, roles in view.quantized_modules().items():
         site = SITE_OF_ROLE[roles[0]]
-        quantizer = quantizers.setdefault(site, InputQuantizer(site, spec, meter, rounding))
+        quantizer = quantizers.setdefault(site, InputQuantizer(site, spec, meter, at.get(site, rounding)))
         module.register_forward_pre_hook(quantizer)
 
 
-def quantize_cache(view: BlockView, spec: QuantSpec, meter: Meter | None = None, rounding: Rounding = fake_quantize) -> None:
-    """Round keys (after RoPE and R3) and values of a block from now on, each head of each token on its own."""
+def quantize_cache(view: BlockView, spec: QuantSpec, meter: Meter | None = None, rounding: Rounding = fake_quantize,
+                   at: Mapping[Site, Rounding] = MappingProxyType({})) -> None:
+    """Round keys (after RoPE and R3) and values of a block from now on, each head of each token on its own; sites in `at` in their own way."""
     if not spec.quantizes:
         return
     spec = replace(spec, granularity=Granularity.HEAD)
     spec.group_for(view.heads.width)
 
     def edit(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rounded = rounding(key, spec), rounding(value, spec)
+        rounded = at.get(Site.KEY, rounding)(key, spec), at.get(Site.VALUE, rounding)(value, spec)
         if meter:
             meter(Site.KEY, by_token(key), by_token(rounded[0]))
             meter(Site.VALUE, by_token(value), by_token(rounded[1]))
