@@ -14,14 +14,15 @@ import streamlit as st
 from rotviz.jobs.queue import submit, tend
 from rotviz.models.loading import resolve
 from rotviz.pipeline.recipe import Recipe
+from rotviz.reports.run_figures import COSTS, MEASURES, divergence_figure, pareto_figure, perplexity_figure, residual_figure
+from rotviz.reports.runs import Measure, by_measure, measure_labels, names_of, table
 from rotviz.rotations import ROTATIONS
 from rotviz.store.runs import RunRecord, Status
 from rotviz.ui.choices import chosen_model
 from rotviz.ui.forms import PRESETS, evaluation_text, preset_recipes, recipe_form, uploaded_recipe
 from rotviz.ui.live import live_queue, stopped_runs
 from rotviz.ui.pace import estimate
-from rotviz.ui.run_figures import COSTS, MEASURES, divergence_figure, pareto_figure, perplexity_figure, residual_figure
-from rotviz.ui.runs import Measure, already_done, by_measure, column_config, listed, measure_labels, names_of, reference_words, safe, table
+from rotviz.ui.runs import already_done, column_config, listed, reference_words, safe
 from rotviz.ui.show import show
 from rotviz.ui.turns import pick_name
 

@@ -29,6 +29,7 @@ from rotviz.plots.massive_ordinary import draw_massive_ordinary
 from rotviz.plots.seed_spread import draw_seed_spread
 from rotviz.plots.token_channels import draw_token_channels
 from rotviz.plots.words import count, number
+from rotviz.reports.runs import dig
 from rotviz.rotations import ROTATIONS
 from rotviz.types import SLOT_OF_SITE, QuantSpec, Site
 from rotviz.ui.accumulated import queue_runs
@@ -56,7 +57,7 @@ from rotviz.ui.learning import (
 )
 from rotviz.ui.live import live_queue, stopped_runs
 from rotviz.ui.pace import estimate
-from rotviz.ui.runs import already_done, dig, safe
+from rotviz.ui.runs import already_done, safe
 from rotviz.ui.show import show
 from rotviz.ui.turns import LAST_SEED, pick_name, pick_slots, pick_spec, saved_turn, spec_words
 from rotviz.ui.words import percent, token_words

@@ -12,10 +12,7 @@ import streamlit as st
 
 from rotviz.errors import RotvizError, UnknownName
 from rotviz.jobs.queue import tend
-from rotviz.store.runs import RunRecord, Status, Store
-from rotviz.ui.choices import framed
-from rotviz.ui.live import live_run, stopped_run
-from rotviz.ui.run_figures import (
+from rotviz.reports.run_figures import (
     MEASURES,
     divergence_figure,
     error_grid,
@@ -26,25 +23,22 @@ from rotviz.ui.run_figures import (
     sites_range,
     weight_errors,
 )
-from rotviz.ui.runs import (
-    LISTED,
+from rotviz.reports.runs import (
     by_measure,
-    column_config,
     duration,
-    error_log,
-    headline,
-    listed,
-    matching,
     measure_of,
     names_of,
     recipe_differences,
     recipe_toml,
     repeat_with,
     result_of,
-    safe,
     side_by_side,
     table,
 )
+from rotviz.store.runs import RunRecord, Status, Store
+from rotviz.ui.choices import framed
+from rotviz.ui.live import live_run, stopped_run
+from rotviz.ui.runs import LISTED, column_config, error_log, headline, listed, matching, safe
 from rotviz.ui.show import show
 from rotviz.ui.turns import pick_name
 

@@ -26,6 +26,7 @@ from rotviz.plots.weight_grid import draw_weight_grid
 from rotviz.plots.weight_map import draw_weight_map
 from rotviz.plots.words import count, number
 from rotviz.quantizers import QUANTIZERS, is_calibrated
+from rotviz.reports.runs import dig, names_of
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import QuantSpec
 from rotviz.ui.accumulated import queue_runs
@@ -34,7 +35,6 @@ from rotviz.ui.choices import FIRST_BLOCK, chosen_model
 from rotviz.ui.forms import evaluation_text, pick_text
 from rotviz.ui.live import live_run
 from rotviz.ui.pace import estimate
-from rotviz.ui.runs import dig, names_of
 from rotviz.ui.show import show
 from rotviz.ui.turns import BOUND, pick_name, pick_slots, pick_turn
 from rotviz.ui.weights import (

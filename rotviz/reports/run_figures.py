@@ -14,9 +14,9 @@ from rotviz.plots.frame import Range, shared_range
 from rotviz.plots.pareto import draw_pareto
 from rotviz.plots.perplexity_bars import draw_perplexity_bars
 from rotviz.plots.progress_by_block import draw_progress_by_block
+from rotviz.reports.runs import dig, names_of, result_of
 from rotviz.store.runs import RunRecord, Store
 from rotviz.types import FLOAT_BITS, SITE_WORDS, Site
-from rotviz.ui.runs import dig, names_of, result_of
 
 DRAWN = 24  # bars in one figure; the table has the rest
 LOG_FROM = 20.0  # ratio of the largest to the smallest

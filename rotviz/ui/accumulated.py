@@ -13,10 +13,10 @@ from rotviz.pipeline.recipe import Recipe
 from rotviz.plots.drawing import Drawing
 from rotviz.plots.error_by_block import draw_error_by_block
 from rotviz.plots.words import count
+from rotviz.reports.runs import dig, result_of
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import QuantSpec, Site
 from rotviz.ui.live import live_run
-from rotviz.ui.runs import dig, result_of
 
 KEPT = 200
 DRAWN = 4

@@ -17,11 +17,12 @@ from rotviz.pipeline.saved import SavedRotation
 from rotviz.plots.drawing import Drawing
 from rotviz.plots.learning_curve import draw_learning_curve
 from rotviz.plots.words import count, number
+from rotviz.reports.runs import Measure, dig, measure_labels, measure_of
 from rotviz.rotations import ROTATIONS, learns
 from rotviz.rotations.learning import STARTS, is_file
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import QuantSpec, Slot
-from rotviz.ui.runs import Measure, dig, listed, measure_labels, measure_of
+from rotviz.ui.runs import listed
 from rotviz.ui.words import capital
 
 LEARNED = tuple(name for name, method in ROTATIONS.items() if learns(method))

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rotviz.pipeline.recipe import Recipe
+from rotviz.reports.runs import dig, duration
 from rotviz.rotations import ROTATIONS, learns
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import FLOAT_BITS
-from rotviz.ui.runs import dig, duration
 
 TEXT_STAGES = ("walk", "score", "checkpoint")
 

@@ -37,12 +37,12 @@ from rotviz.evaluation.weights import (
 from rotviz.models.loading import load, weights_mark
 from rotviz.models.walk import BlockSource
 from rotviz.plots.words import number
+from rotviz.reports.runs import names_of, result_of
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.surgery.doctor import source_sizes
 from rotviz.surgery.plan import RotationPlan, Sizes
 from rotviz.types import BITS, FORMATS, Granularity, QuantSpec
 from rotviz.ui.progress import progress
-from rotviz.ui.runs import names_of, result_of
 from rotviz.ui.turns import BOUND, GROUPS
 from rotviz.ui.words import percent
 
