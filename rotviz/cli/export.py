@@ -22,6 +22,7 @@ def handle(options: argparse.Namespace) -> int:
     """Export it."""
     from rotviz.pipeline.export import export_run
     from rotviz.pipeline.recipe import Recipe
+    from rotviz.pipeline.token_scores import FILE
     from rotviz.store.runs import Status, Store
 
     store = Store()
@@ -29,7 +30,8 @@ def handle(options: argparse.Namespace) -> int:
     if record.status is not Status.DONE:
         raise BadInput(f"run {record.run_id} is {record.status}: only a finished run can be exported")
     target = Path(options.to).expanduser().absolute()
-    files = export_run(record.run_id, Recipe.from_dict(record.recipe), store.result(record.run_id), target)
+    files = export_run(record.run_id, Recipe.from_dict(record.recipe), store.result(record.run_id), target,
+                       [store.folder(record.run_id) / FILE])
     if options.json:
         print_json({"run_id": record.run_id, "folder": str(target), "files": files})
     else:

@@ -4,7 +4,7 @@
     same top = share of tokens at which both find the same token most likely
 
 Perplexity scores the text; these score the model against itself and see changes that the text averages out. Both are taken at the tokens
-that perplexity scores, on the same windows.
+that perplexity scores, on the same windows. The standard error of the KL is that of the mean of window means, as perplexity's.
 
 From logits y = z + constant no normalized copy is needed: with m = max z and S = sum exp(z - m),
 
@@ -13,6 +13,7 @@ From logits y = z + constant no normalized copy is needed: with m = max z and S 
 so both models cost one exponential a logit, and a few rows at a time stay in the processor's cache.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,11 +31,20 @@ class Divergence:
         kl_nats: mean KL divergence of the quantized from the float model.
         same_top: share of tokens with the same most likely token, 0 to 1.
         tokens: how many tokens.
+        stderr: standard error of kl_nats over windows; NaN below two.
     """
 
     kl_nats: float
     same_top: float
     tokens: int
+    stderr: float = math.nan
+
+
+def divergence(by_window: list[float], same_top: float, scored: int) -> Divergence:
+    """The divergence of windows of equal length: mean KL of each window, share of equal top tokens, scored tokens of a window."""
+    n, mean = len(by_window), math.fsum(by_window) / len(by_window)
+    variance = math.fsum((x - mean) ** 2 for x in by_window) / (n - 1) if n > 1 else math.nan
+    return Divergence(mean, same_top, n * scored, math.sqrt(variance / n))
 
 
 @dataclass(frozen=True, slots=True)

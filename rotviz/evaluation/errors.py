@@ -37,9 +37,18 @@ class SiteError:
 
 
 def massive_mask(hidden: Tensor) -> Tensor:
-    """Which tokens of [T, D] hold a number beyond 1000 times the median magnitude: bool [T]."""
-    magnitude = hidden.abs()
-    return magnitude.amax(-1) >= RATIO * magnitude.median()
+    """Which tokens of [..., T, D] hold a number beyond 1000 times the median magnitude: bool [..., T]."""
+    return beyond(hidden, massive_limit(hidden))
+
+
+def massive_limit(hidden: Tensor) -> Tensor:
+    """1000 times the median magnitude of [..., T, D]."""
+    return RATIO * hidden.abs().median()
+
+
+def beyond(hidden: Tensor, limit: Tensor) -> Tensor:
+    """Which tokens of [..., T, D] hold a magnitude of at least `limit`: bool [..., T]."""
+    return hidden.abs().amax(-1) >= limit
 
 
 def site_error(block: int, site: Site, split: SplitError, isolated: float = math.nan) -> SiteError:

@@ -44,7 +44,7 @@ LoadRecipe = Callable[[dict[str, Any]], Any]
 
 
 class ResultLike(Protocol):
-    """What a runner returns."""
+    """What a runner returns. Where it has write_files(folder), large arrays go into the run's folder by it, before the run counts as done."""
 
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -87,6 +87,8 @@ def execute(
     record = store.claim(run_id, worker)
     with _keeping_watch(store, record.run_id, worker, stopping) as watch, _recording_the_end(store, record.run_id, worker, watch):
         result = _drive(store, record, runner or _pipeline(), load or _recipe_from, on_event, watch)
+        if hasattr(result, "write_files"):
+            result.write_files(store.folder(record.run_id))
         if not store.finish(record.run_id, result.to_dict(), worker):
             watch.reason = "lost"
             raise Cancelled(f"run {record.run_id} was taken over by another worker")

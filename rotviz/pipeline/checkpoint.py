@@ -17,7 +17,7 @@ from torch import Tensor
 from rotviz.home import write_atomically
 
 FILE = "walk.safetensors"
-STREAMS = ("reference", "quantized", "calibration", "float_calibration")
+STREAMS = ("reference", "quantized", "calibration", "float_calibration", "massive")
 
 
 @dataclass
@@ -25,6 +25,7 @@ class WalkState:
     """Both streams before block `block`, and what was measured up to there.
 
     calibration, float_calibration: the calibration windows in the quantized model, and in the float model in the same basis.
+    massive: uint8 [N, L], at the input of how many blocks so far each token of `reference` was massive.
     learned: by block what its weight quantizer reports: notes and metrics.
     """
 
@@ -37,9 +38,10 @@ class WalkState:
     learned: list[dict[str, Any]] = field(default_factory=list)
     calibration: Tensor | None = None
     float_calibration: Tensor | None = None
+    massive: Tensor | None = None
 
     def streams(self) -> dict[str, Tensor]:
-        """All hidden states by name."""
+        """All tensors by name."""
         named = {name: getattr(self, name) for name in STREAMS}
         return {name: stream for name, stream in named.items() if stream is not None}
 

@@ -3,6 +3,7 @@
     recipe.toml            everything that determines the result
     result.json            the numbers
     errors.csv             error by block and site;  weight_errors.csv  by block and linear, where weights were quantized
+    tokens.safetensors     what every token cost (pipeline/token_scores.py), where the run kept it
     rotation.safetensors   the rotations of every slot that acts (surgery/saved.py says how to read them)
     README.txt             what this is, and the command that repeats it
 
@@ -13,6 +14,7 @@ run.
 import csv
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,11 @@ from rotviz.surgery.plan import RotationPlan
 from rotviz.surgery.saved import save_plan
 
 
-def export_run(run_id: str, recipe: Recipe, result: Mapping[str, Any], target: Path) -> list[str]:
+def export_run(run_id: str, recipe: Recipe, result: Mapping[str, Any], target: Path, files: Sequence[Path] = ()) -> list[str]:
     """Write the folder; the names of the files in it.
+
+    Args:
+        files: large arrays beside the result, copied as they are; those that a run does not have are left out.
 
     Raises:
         BadInput: the target is there already and not empty, or the recipe's model or rotation cannot be had any more.
@@ -46,6 +51,9 @@ def export_run(run_id: str, recipe: Recipe, result: Mapping[str, Any], target: P
                 (folder / f"{name}.csv").write_text(_csv(result[name]), encoding="utf-8")
         if plan.slots:
             save_plan(folder / "rotation.safetensors", plan, {"method": recipe.rotation.method, "recipe": recipe.to_dict(), "run": run_id})
+        for file in files:
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
         (folder / "README.txt").write_text(_words(run_id, recipe, result), encoding="utf-8")
 
     fill_folder_atomically(target, fill)
@@ -78,4 +86,6 @@ def _words(run_id: str, recipe: Recipe, result: Mapping[str, Any]) -> str:
             f"perplexity {quantized['value']:.4f} +- {quantized['stderr'] or float('nan'):.4f}, float {reference['value']:.4f}\n"
             f"{quantized['protocol']}\n\nrepeat it with:\n  {command_line(recipe)}\n\n"
             "rotation.safetensors, where it is there: r1 [D, D], r2 [blocks, kv heads, K, K], r3 [K, K] act on row vectors (x R); r4.* is\n"
-            "dense, or the signs and base of diag(signs) (base (x) Sylvester), Sylvester's matrix normalized.\n")
+            "dense, or the signs and base of diag(signs) (base (x) Sylvester), Sylvester's matrix normalized.\n\n"
+            "tokens.safetensors, where it is there: tokens [N, L] of the evaluation windows; reference, quantized [N, L - 1]: -log p of every token\n"
+            "but a window's first under the float and the quantized model, in nats; kl [N, L - 1]; the header holds the tokens' texts.\n")

@@ -1,14 +1,15 @@
 """The float model's last hidden states, kept: every recipe on the same model and windows is compared with the same reference.
 
 The first run over some windows pushes them through the float model as well as through the quantized one and keeps what comes out of the last
-block, [N, L, D]; later runs push only their first batch through the float model, which the errors by block need, and read the rest.
-Comparing ten recipes then costs eleven passes, not twenty.
+block, [N, L, D], and which tokens were massive; later runs push only their first batch through the float model, which the errors by block need, and
+read the rest. Comparing ten recipes then costs eleven passes, not twenty.
 
 A file's name follows everything that decides the numbers: the weights themselves (not their name), the tokens, dtype, device and versions.
 """
 
 import contextlib
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,21 +35,32 @@ def reference_path(prepared: Prepared, tokens: Tensor) -> Path:
     return home() / "references" / f"{fingerprint(key)}.safetensors"
 
 
-def kept_reference(path: Path) -> Tensor | None:
-    """The hidden states [N, L, D] of a reference, or None: not there, or not readable."""
+@dataclass(frozen=True)
+class Reference:
+    """The float model's stream: hidden states [N, L, D] after the last block, and how often each token was massive on the way, uint8 [N, L] (None in
+    files that an older version kept)."""
+
+    hidden: Tensor
+    massive: Tensor | None
+
+
+def kept_reference(path: Path) -> Reference | None:
+    """A reference that was kept, or None: not there, or not readable."""
     try:
         with safe_open(path, framework="pt") as file:
-            hidden = file.get_tensor("hidden")
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         path.touch()
-    except (SafetensorError, OSError):
+        return Reference(found["hidden"], found.get("massive"))
+    except (SafetensorError, OSError, KeyError):
         return None
-    return hidden
 
 
-def keep_reference(path: Path, hidden: Tensor) -> None:
+def keep_reference(path: Path, reference: Reference) -> None:
     """Keep a reference. A full disk is no reason to fail: the next run computes it again."""
+    tensors = {"hidden": reference.hidden, "massive": reference.massive}
+    plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
     with contextlib.suppress(OutOfRoom):
-        write_atomically(path, lambda target: save_file({"hidden": hidden.cpu().contiguous()}, target))
+        write_atomically(path, lambda target: save_file(plain, target))
     _tidy(path.parent)
 
 

@@ -3,6 +3,7 @@
 import math
 import platform
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import transformers
 
 from rotviz.evaluation.divergence import Divergence
 from rotviz.evaluation.perplexity import Perplexity, ratio
+from rotviz.pipeline.token_scores import FILE, TokenScores, save_token_scores
 from rotviz.surgery.proof import StepProof
 
 
@@ -30,6 +32,7 @@ class Result:
         notes: what a reader should know (compromises, the model's own notes).
         learned: by block what a calibrated weight quantizer reports: block, notes, metrics (losses, flips, clips, exponents).
         allocation: with mixed precision by weight its bits and estimated costs (pipeline.importance.Bits), None without.
+        scores: what every token cost; a file of its own beside the result (write_files), not part of its plain values.
         learning: how a learned or loaded rotation was come by (pipeline.learn.Learning), None of one that was built from the seed.
     """
 
@@ -47,6 +50,16 @@ class Result:
     learning: dict[str, Any] | None = None
     learned: tuple[dict[str, Any], ...] = ()
     allocation: dict[str, Any] | None = None
+    scores: TokenScores | None = field(default=None, repr=False, compare=False)
+
+    def write_files(self, folder: Path) -> None:
+        """The large arrays, into the run's folder.
+
+        Raises:
+            OutOfRoom: the disk is full.
+        """
+        if self.scores is not None:
+            save_token_scores(folder / FILE, self.scores)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN and infinity become null."""
@@ -55,7 +68,8 @@ class Result:
             "recipe": self.recipe,
             "perplexity": {"reference": _perplexity(self.reference), "quantized": _perplexity(self.quantized),
                            "ratio": {"value": factor, "stderr": factor_error}},
-            "divergence": {"kl_nats": self.divergence.kl_nats, "same_top": self.divergence.same_top, "tokens": self.divergence.tokens},
+            "divergence": {"kl_nats": self.divergence.kl_nats, "same_top": self.divergence.same_top, "tokens": self.divergence.tokens,
+                           "stderr": self.divergence.stderr},
             "errors": list(self.errors),
             "weight_errors": list(self.weight_errors),
             "proof": [{"step": p.name, "words": p.words, "error": p.error, "tolerance": p.tolerance} for p in self.proofs],

@@ -19,13 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rotviz.device import describe, peak_memory_mb, reset_peak_memory
 from rotviz.errors import Cancelled, OutOfRoom
-from rotviz.evaluation.divergence import Divergence, score
-from rotviz.evaluation.errors import SiteMeter, massive_mask, residual_error
+from rotviz.evaluation.divergence import Divergence, Scores, divergence, score
+from rotviz.evaluation.errors import SiteMeter, beyond, massive_limit, residual_error
 from rotviz.evaluation.perplexity import Perplexity, perplexity
 from rotviz.models.family import BlockView, NormKind
 from rotviz.models.loading import LoadedModel
@@ -37,13 +38,16 @@ from rotviz.pipeline.importance import Importance, importance_of
 from rotviz.pipeline.learn import Learning, plan_for
 from rotviz.pipeline.prepare import Prepared, calibration_tokens, prepare, probe_tokens, windows_for
 from rotviz.pipeline.recipe import Recipe
-from rotviz.pipeline.reference import keep_reference, kept_reference, reference_path
+from rotviz.pipeline.reference import Reference, keep_reference, kept_reference, reference_path
 from rotviz.pipeline.result import Result, environment
-from rotviz.pipeline.weights import Quantization, WeightStack, collected_notes, embed_calibration, push_calibration, quantize_weights
+from rotviz.pipeline.token_scores import TokenScores, texts_of
+from rotviz.pipeline.weights import Quantization, WeightStack, collected_notes, push_calibration, quantize_weights, stack_for
+from rotviz.quantizers.block import batches
 from rotviz.surgery.online import quantize_activations, quantize_cache
 from rotviz.surgery.plan import RotationPlan
 from rotviz.surgery.proof import StepProof, prove, require
 from rotviz.surgery.steps import Step, rewrite_block, rewrite_ends, steps_for
+from rotviz.texts import TextWindows
 
 BATCH_TOKENS = 2048
 """Tokens pushed through a block at a time; whole windows, at least one."""
@@ -120,14 +124,14 @@ class _Job:
         ends = prepared.source.ends, rewrite_ends(prepared.source.ends, steps)
         importance = yield from self.weigh(prepared, plan)
         state = yield from self.walk(prepared, plan, steps, ends, tokens, importance)
-        reference, quantized, divergence = yield from self.score(ends, tokens, state, windows.protocol)
+        reference, quantized, divergence, scores = yield from self.score(prepared, ends, windows, state)
         yield self.event("score", 1.0, f"perplexity {quantized.value:.4g}, float {reference.value:.4g}")
         return Result(
             recipe=self.recipe.to_dict(), reference=reference, quantized=quantized, divergence=divergence,
             errors=tuple(state.errors), weight_errors=tuple(state.weight_errors), proofs=tuple(proofs), seconds=self.seconds,
             peak_memory_mb=peak_memory_mb(prepared.device), environment=environment(describe(prepared.device)),
             notes=(*prepared.loaded.notes, *(learning.notes if learning else ()), *collected_notes(state.learned)),
-            learning=learning.to_dict() if learning else None, learned=tuple(state.learned), allocation=importance.table,
+            learning=learning.to_dict() if learning else None, learned=tuple(state.learned), allocation=importance.table, scores=scores,
         )
 
     def learn(self, prepared: Prepared) -> Generator[Event, None, tuple[RotationPlan, Learning | None]]:
@@ -189,7 +193,10 @@ class _Job:
             self.seconds.update({k: v + self.seconds.get(k, 0.0) for k, v in state.seconds.items()})
             yield self.event("walk", self.walk_fraction(state.block, len(source)), f"going on at block {state.block}", state.block, len(source))
         state.reference, state.quantized = state.reference.to(prepared.device), state.quantized.to(prepared.device)
-        stack = self.stack(prepared, ends[1], state, importance)
+        massive = torch.zeros(state.reference.shape[:2], dtype=torch.uint8) if state.massive is None else state.massive
+        state.massive = massive.to(prepared.device)
+        with self.timed("weights"):
+            stack = stack_for(prepared, ends[1], state, importance, self.stop_if_cancelled)
         while state.block < len(source):
             rewritten = yield from self.weights(prepared, steps, stack, state)
             with self.timed("walk"):
@@ -206,19 +213,11 @@ class _Job:
                              len(source), metrics)
         with self.timed("reference"):
             if len(state.reference) == len(tokens):
-                keep_reference(path, state.reference)
+                keep_reference(path, Reference(state.reference, state.massive))
             else:
-                state.reference = kept.to(prepared.device)
+                state.reference = kept.hidden.to(prepared.device)
+                state.massive = state.massive if kept.massive is None else kept.massive
         return state
-
-    def stack(self, prepared: Prepared, end: Ends, state: WalkState, importance: Importance) -> WeightStack:
-        """What the weights are quantized with; calibration windows enter the state where they are needed."""
-        entry = None
-        if self.recipe.calibrates:
-            with self.timed("weights"):
-                windows = calibration_tokens(prepared)
-                entry = embed_calibration(prepared, end, windows, _batch(windows), state)
-        return WeightStack(self.recipe, entry, importance.bits, importance.fisher, self.stop_if_cancelled)
 
     def weights(self, prepared: Prepared, steps: list[Step], stack: WeightStack, state: WalkState) -> Generator[Event, None, BlockView]:
         """The next block, rewritten and its weights quantized; its own copy."""
@@ -237,24 +236,22 @@ class _Job:
         state.learned += found.report(state.block)
         return rewritten
 
-    def score(self, ends: tuple[Ends, Ends], tokens: Tensor, state: WalkState,
-              protocol: str) -> Generator[Event, None, tuple[Perplexity, Perplexity, Divergence]]:
-        """Perplexities and divergence of the two streams."""
-        likelihoods: tuple[list[float], list[float]] = ([], [])
-        kl = same = 0.0
+    def score(self, prepared: Prepared, ends: tuple[Ends, Ends], windows: TextWindows,
+              state: WalkState) -> Generator[Event, None, tuple[Perplexity, Perplexity, Divergence, TokenScores]]:
+        """Perplexities and divergence of the two streams, and what every token cost."""
+        tokens = windows.tokens.to(prepared.device)
+        found: list[Scores] = []
         for window in range(len(tokens)):
             self.stop_if_cancelled()
             with self.timed("score"):
-                sums = _score_window(ends, tokens[window], state.reference[window], state.quantized[window])
-            scored = tokens.shape[1] - 1
-            for stream in (0, 1):
-                likelihoods[stream].append(sums[stream] / scored)
-            kl, same = kl + sums[2], same + sums[3]
+                found.append(_score_window(ends, tokens[window], state.reference[window], state.quantized[window]))
             done = (window + 1) / len(tokens)
             yield self.event("score", _SCORE_FROM + (1 - _SCORE_FROM) * done, f"scored window {window + 1} of {len(tokens)}")
-        count = scored * len(tokens)
-        return (perplexity(likelihoods[0], scored, protocol), perplexity(likelihoods[1], scored, protocol),
-                Divergence(kl / count, same / count, count))
+        scored = tokens.shape[1] - 1
+        means = {name: [float(getattr(one, name).mean()) for one in found] for name in ("reference", "quantized", "kl")}
+        same = sum(float(one.same_top.sum()) for one in found) / (scored * len(found))
+        return (perplexity(means["reference"], scored, windows.protocol), perplexity(means["quantized"], scored, windows.protocol),
+                divergence(means["kl"], same, scored), _token_scores(prepared, windows.tokens, state, found))
 
     def event(self, stage: str, fraction: float, message: str, block: int | None = None, blocks: int | None = None,
               metrics: dict[str, float] | None = None) -> Event:
@@ -282,7 +279,10 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: Bl
     index, size = state.block, _batch(state.quantized)
     original = prepared.source.original(index)
     first = state.reference[:size].clone()
-    meter = SiteMeter(massive_mask(first.flatten(0, 1)))
+    limit = massive_limit(first)
+    meter = SiteMeter(beyond(first, limit).flatten())
+    for batch in batches(state.reference):
+        state.massive[batch] += beyond(state.reference[batch], limit)
     quantize_activations(rewritten, prepared.recipe.activations.spec(), meter)
     quantize_cache(rewritten, prepared.recipe.kv.spec(), meter)
     turned = _turn(first[:1, :ISOLATED_TOKENS], plan, prepared)
@@ -306,16 +306,26 @@ def _embed(ends: Ends, tokens: Tensor) -> Tensor:
     return torch.cat([ends.entry(tokens[i:i + size]).hidden for i in range(0, len(tokens), size)])
 
 
-def _score_window(ends: tuple[Ends, Ends], tokens: Tensor, reference: Tensor, quantized: Tensor) -> tuple[float, float, float, float]:
-    """Summed negative log-likelihood of both streams, summed KL, and agreeing top tokens of one window."""
-    sums = torch.zeros(4, dtype=torch.float64)
+def _score_window(ends: tuple[Ends, Ends], tokens: Tensor, reference: Tensor, quantized: Tensor) -> Scores:
+    """What each token of one window but its first scored, on the CPU."""
+    parts = []
     last = len(tokens) - 1
     for start in range(0, last, SCORE_TOKENS):
         part = slice(start, min(start + SCORE_TOKENS, last))
         logits = [end.finish(stream[None, part])[0] for end, stream in zip(ends, (reference, quantized))]
-        scores = score(*logits, tokens[1:][part])
-        sums += torch.stack([scores.reference.sum(), scores.quantized.sum(), scores.kl.sum(), scores.same_top.sum()]).cpu()
-    return tuple(sums.tolist())
+        parts.append(score(*logits, tokens[1:][part]))
+    return Scores(*(torch.cat([getattr(one, name) for one in parts]).cpu() for name in ("reference", "quantized", "kl", "same_top")))
+
+
+def _token_scores(prepared: Prepared, tokens: Tensor, state: WalkState, found: list[Scores]) -> TokenScores:
+    """The file beside the result. Where massive tokens are known in the first windows only, the others count as ordinary."""
+    plain = tokens.numpy().astype(np.int32)
+    massive = np.zeros(plain.shape, dtype=np.uint8)
+    massive[:len(state.massive)] = state.massive.cpu().numpy()
+    columns = {name: np.stack([getattr(one, name).numpy().astype(kind) for one in found])
+               for name, kind in (("reference", np.float32), ("quantized", np.float32), ("kl", np.float32), ("same_top", np.uint8))}
+    return TokenScores(plain, **columns, massive=massive, texts=texts_of(plain, prepared.loaded.tokenizer.decode),
+                       massive_windows=len(state.massive), blocks=len(prepared.source))
 
 
 def _turn(hidden: Tensor, plan: RotationPlan, prepared: Prepared) -> Tensor:

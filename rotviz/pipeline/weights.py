@@ -18,7 +18,8 @@ from rotviz.models.family import BlockView
 from rotviz.models.walk import Ends, Entry, forward, narrowed
 from rotviz.numerics.errors import relative_mse
 from rotviz.pipeline.checkpoint import WalkState
-from rotviz.pipeline.prepare import Prepared
+from rotviz.pipeline.importance import Importance
+from rotviz.pipeline.prepare import Prepared, calibration_tokens
 from rotviz.pipeline.recipe import Recipe
 from rotviz.quantizers import BlockResult, BlockTask, Progress, is_calibrated, parts_of, quantize_parts
 from rotviz.quantizers.block import batches, linear_paths
@@ -65,14 +66,22 @@ class Quantization:
         return [{"block": index, "notes": list(self.notes), "metrics": dict(self.metrics)}] if self.notes or self.metrics else []
 
 
-def embed_calibration(prepared: Prepared, ends: Ends, tokens: Tensor, size: int, state: WalkState) -> Entry:
+def stack_for(prepared: Prepared, ends: Ends, state: WalkState, importance: Importance, stop_if_cancelled: Callable[[], None]) -> WeightStack:
+    """What a recipe's weights are quantized with; calibration windows enter the state where they are needed. `ends` are the rewritten model's."""
+    recipe = prepared.recipe
+    entry = embed_calibration(prepared, ends, calibration_tokens(prepared), state) if recipe.calibrates else None
+    return WeightStack(recipe, entry, importance.bits, importance.fisher, stop_if_cancelled)
+
+
+def embed_calibration(prepared: Prepared, ends: Ends, tokens: Tensor, state: WalkState) -> Entry:
     """The calibration windows before the first block, into the state where it has none yet; how they enter the blocks."""
     tokens = tokens.to(prepared.device)
+    parts = list(batches(tokens))
     if state.calibration is None:
-        hidden = torch.cat([ends.entry(part).hidden for part in tokens.split(size)])
+        hidden = torch.cat([ends.entry(tokens[part]).hidden for part in parts])
         state.calibration, state.float_calibration = hidden, hidden.clone()
     state.calibration, state.float_calibration = (s.to(prepared.device) for s in (state.calibration, state.float_calibration))
-    return ends.entry(tokens[:max(size, 1)])
+    return ends.entry(tokens[parts[0]])
 
 
 def quantize_weights(view: BlockView, stack: WeightStack, state: WalkState) -> Generator[Progress, None, Quantization]:

@@ -60,7 +60,8 @@ def test_export_writes_a_folder_that_stands_on_its_own(capsys, home, tmp_path):
     first = asked(capsys, "run", *SMALL, "--seed", "3")
     target = tmp_path / "kept"
     exported = asked(capsys, "export", first["run_id"], "--to", str(target))
-    assert exported["files"] == ["README.txt", "errors.csv", "recipe.toml", "result.json", "rotation.safetensors", "weight_errors.csv"]
+    assert exported["files"] == ["README.txt", "errors.csv", "recipe.toml", "result.json", "rotation.safetensors", "tokens.safetensors",
+                                 "weight_errors.csv"]
     assert load_recipe(target / "recipe.toml").to_dict() == first["recipe"]
     assert json.loads((target / "result.json").read_text())["perplexity"] == first["perplexity"]
     assert (target / "errors.csv").read_text().splitlines()[0].startswith("block,site,relative_mse")
