@@ -44,7 +44,7 @@ def make_task(name: str = "tiny-llama", slots: tuple[Slot, ...] = (), *, block: 
         hidden = forward(views[i].block, hidden, entry.arguments[i])
     other = hidden + noise * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(8), dtype=hidden.dtype)
     return BlockTask(**{"view": views[block], "spec": W3, "inputs": other, "float_inputs": hidden,
-                        "arguments": lambda count: narrowed(entry.arguments[block], count), **more})
+                        "arguments": lambda count: narrowed(entry.arguments[block], count), "finish": ends.logits, **more})
 
 
 def drive(method: Any, task: BlockTask) -> tuple[BlockResult, list[Progress]]:

@@ -40,6 +40,7 @@ class WeightStack:
         bits: for each block the bits of single linears by path, where they differ (mixed precision).
         fisher: for each block the second moments [D, D] of the gradient at its output, where a method asks for them.
         stop_if_cancelled: raises Cancelled.
+        finish: the rewritten model's end: hidden states after the last block -> logits, differentiable.
     """
 
     recipe: Recipe
@@ -47,6 +48,7 @@ class WeightStack:
     bits: Mapping[int, Bits]
     fisher: Mapping[int, Tensor]
     stop_if_cancelled: Callable[[], None]
+    finish: Callable[[Tensor], Tensor] | None = None
 
     def arguments(self, index: int) -> Callable[[int], dict[str, Any]]:
         """A block's keyword arguments for so many calibration windows."""
@@ -70,7 +72,12 @@ def stack_for(prepared: Prepared, ends: Ends, state: WalkState, importance: Impo
     """What a recipe's weights are quantized with; calibration windows enter the state where they are needed. `ends` are the rewritten model's."""
     recipe = prepared.recipe
     entry = embed_calibration(prepared, ends, calibration_tokens(prepared), state) if recipe.calibrates else None
-    return WeightStack(recipe, entry, importance.bits, importance.fisher, stop_if_cancelled)
+    return WeightStack(recipe, entry, importance.bits, importance.fisher, stop_if_cancelled, _end_of(ends))
+
+
+def _end_of(ends: Ends) -> Callable[[Tensor], Tensor]:
+    """The end of a model for hidden states of any dtype: learned methods work in float32 on the blocks of a bfloat16 model."""
+    return lambda hidden: ends.logits(hidden.to(ends.model.dtype))
 
 
 def embed_calibration(prepared: Prepared, ends: Ends, tokens: Tensor, state: WalkState) -> Entry:
@@ -99,7 +106,7 @@ def quantize_weights(view: BlockView, stack: WeightStack, state: WalkState) -> G
     floats = {path: module.weight.data for path, (module, _) in linear_paths(view).items()}
     task = BlockTask(view, spec, state.calibration, before, stack.arguments(view.index), stack.recipe.activations.spec(), stack.recipe.kv.spec(),
                      torch.Generator().manual_seed(stack.recipe.seed * 4096 + view.index), stack.stop_if_cancelled, stack.bits.get(view.index, {}),
-                     stack.fisher.get(view.index))
+                     stack.fisher.get(view.index), stack.finish)
     result: BlockResult = yield from stack.recipe.weight_settings.quantize_block(task)
     put(view, result.tensors)
     errors = [_error(view, path, roles, result.weight_errors.get(path, relative_mse(floats[path], module.weight.data)), stack, module)

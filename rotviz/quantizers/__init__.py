@@ -72,6 +72,7 @@ class BlockTask:
         stop_if_cancelled: raises Cancelled when the user asked to stop; to be called often.
         bits: of single linears, by module path: a number, or one for each output channel [N] (mixed precision); the others take the spec's.
         fisher: [D, D], the second moments of the gradient of the model's loss with respect to this block's output, where they are known.
+        finish: hidden states [B, n, D] in the block's basis -> logits [B, n, V], by the model's final norm and head, with a gradient; where at hand.
     """
 
     view: BlockView
@@ -85,6 +86,7 @@ class BlockTask:
     stop_if_cancelled: Callable[[], None] = lambda: None
     bits: Mapping[str, "int | Tensor"] = field(default_factory=dict)
     fisher: Tensor | None = None
+    finish: Callable[[Tensor], Tensor] | None = None
 
     def parts(self, path: str, rows: int) -> "list[Part]":
         """The output channels of a linear by their precision."""

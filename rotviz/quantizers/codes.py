@@ -14,6 +14,7 @@ from rotviz.quantizers import Part
 from rotviz.quantizers.descent import Group
 
 FREEDOMS = ("up_down", "signround", "wide", "latent")
+SELECTIONS = ("channels", "weights", "undecided")
 ZETA, GAMMA = 1.1, -0.1
 SMALLEST_RANGE = 0.05
 
@@ -44,15 +45,15 @@ class LearnedCodes:
         freedom: one of FREEDOMS; `levels` is how far "wide" reaches.
         in_weights: the variable is in units of the weight's mean step, not of each row's own.
         learn_range, learn_exponent: what is learned beside the codes.
-        share: of the output channels whose codes are learned, drawn from the generator.
+        share, selection: how many of the weights have codes that are learned, and which (SELECTIONS); drawn from the generator.
     """
 
     def __init__(self, weight: Tensor, parts: list[Part], *, freedom: str, levels: float, in_weights: bool, learn_range: bool, learn_exponent: bool,
-                 share: float, generator: torch.Generator) -> None:
+                 share: float, selection: str, generator: torch.Generator) -> None:
         self.original, self.freedom = weight, freedom
         self.bound = {"signround": 0.5, "wide": levels}.get(freedom)
         self.in_weights, self.learn_range, self.learn_exponent = in_weights, learn_range, learn_exponent
-        self.parts = [self._begin(part, share, generator) for part in parts if part.spec.quantizes]
+        self.parts = [self._begin(part, share, selection, generator) for part in parts if part.spec.quantizes]
 
     @property
     def learns(self) -> bool:
@@ -68,16 +69,16 @@ class LearnedCodes:
             result = result.index_copy(0, one.part.rows.to(result.device), self._values(one, hard).flatten(1))
         return result
 
-    def groups(self) -> list[Group]:
-        """The variables for the optimizer."""
+    def groups(self, slower: float = 1.0) -> list[Group]:
+        """The variables for the optimizer; ranges and exponents at `slower` times the codes' rate."""
         found = []
         for one in self.parts:
             if bool(one.mask.any()):
                 found.append(Group(one.nudge, mask=one.mask))
             if self.learn_range:
-                found += [Group(one.low_share), Group(one.high_share)]
+                found += [Group(one.low_share, slower), Group(one.high_share, slower)]
             if self.learn_exponent and one.exponent is not None:
-                found.append(Group(one.exponent))
+                found.append(Group(one.exponent, slower))
         return found
 
     def project(self) -> None:
@@ -91,8 +92,9 @@ class LearnedCodes:
                 one.exponent.data.clamp_(LOWEST, HIGHEST)
 
     def undecided(self, beta: float) -> Tensor:
-        """AdaRound's penalty: the mean of 1 - |2h - 1|^beta."""
-        return sum((1 - (2 * _opening(one.nudge) - 1).abs().pow(beta)).mean() for one in self.parts) / max(1, len(self.parts))
+        """AdaRound's penalty: the mean of 1 - |2h - 1|^beta over the weights that are learned."""
+        return sum(((1 - (2 * _opening(one.nudge) - 1).abs().pow(beta)) * one.mask).sum() / one.mask.sum().clamp_min(1)
+                   for one in self.parts) / max(1, len(self.parts))
 
     def state(self) -> list[Tensor]:
         """A copy of every variable."""
@@ -104,30 +106,33 @@ class LearnedCodes:
             variable.data.copy_(value)
 
     def summary(self) -> dict[str, float]:
-        """Share of codes that differ from plain rounding's, mean shares of the ranges, exponents."""
+        """Share of codes that differ from plain rounding's, mean share of the ranges that is kept, exponents as learned and as searched."""
         if not self.parts:
             return {}
         with torch.no_grad():
             flips = sum(float((self._codes(one, self._scale(one), hard=True) != one.start).sum()) for one in self.parts)
             found = {"flips": flips / sum(one.numbers.numel() for one in self.parts),
                      "range": float(torch.cat([((one.low_share + one.high_share) / 2).flatten() for one in self.parts]).mean())}
-            exponents = [float(one.exponent) for one in self.parts if one.exponent is not None]
-        return found | ({"exponent": sum(exponents) / len(exponents)} if exponents else {})
+            exponents = [(float(one.exponent), float(one.grid.exponent)) for one in self.parts if one.exponent is not None]
+        if exponents:
+            learned, searched = (sum(column) / len(exponents) for column in zip(*exponents))
+            found |= {"exponent": learned, "searched_exponent": searched}
+        return found
 
-    def _begin(self, part: Part, share: float, generator: torch.Generator) -> _Learned:
+    def _begin(self, part: Part, share: float, selection: str, generator: torch.Generator) -> _Learned:
         rows = self.original[part.rows.to(self.original.device)]
         numbers = rows.unflatten(-1, (-1, part.spec.group_for(rows.shape[1])))
         grid = grid_of(part.spec).bound(numbers, part.spec)
         low, high = group_range(numbers, part.spec)
         ratio = torch.as_tensor(clip_ratio(numbers, low, high, part.spec, grid), dtype=low.dtype, device=low.device).expand_as(low)
         exponent = torch.tensor(grid.exponent, dtype=low.dtype, device=low.device, requires_grad=True) if isinstance(grid, PowerGrid) else None
-        chosen = torch.rand(len(rows), generator=generator) < share if share < 1 else torch.ones(len(rows), dtype=torch.bool)
-        mask = chosen.to(numbers)[:, None, None].expand_as(numbers)
         one = _Learned(part, numbers, low, high, torch.zeros_like(numbers), ratio.clone().requires_grad_(), ratio.clone().requires_grad_(), exponent,
-                       grid, torch.empty(0), mask)
+                       grid, torch.empty(0), torch.ones_like(numbers))
         with torch.no_grad():
             scale = self._scale(one)
             one.start = grid.codes(numbers, scale, part.spec)
+            if share < 1:
+                one.mask = _chosen(grid.place(numbers, scale), share, selection, generator)
             if self.freedom == "up_down":
                 one.nudge = _closed(grid.place(numbers, scale))
         one.nudge.requires_grad_()
@@ -146,6 +151,8 @@ class LearnedCodes:
         low, high = self._grid(one).code_range(one.part.spec)
         if self.freedom == "up_down":
             up = _opening(one.nudge)
+            if not hard:  # what is not learned is where it will be in the end
+                up = torch.where(one.mask > 0, up, (up >= 0.5).to(up))
             return (place.detach().floor() + (up >= 0.5).to(place) if hard else place.detach().floor() + up).clamp(low, high)
         moved = place + one.nudge / self._unit(one)
         return (moved.round() if hard else round_through(moved)).clamp(low, high)
@@ -167,6 +174,17 @@ class LearnedCodes:
     @staticmethod
     def _variables(one: _Learned) -> list[Tensor]:
         return [one.nudge, one.low_share, one.high_share] + ([] if one.exponent is None else [one.exponent])
+
+
+def _chosen(place: Tensor, share: float, selection: str, generator: torch.Generator) -> Tensor:
+    """1 for the numbers [n, groups, size] whose codes are learned, 0 for the others; `place` is where they lie between the levels."""
+    if selection == "channels":
+        return (torch.rand(len(place), generator=generator) < share).to(place)[:, None, None].expand_as(place)
+    if selection == "weights":
+        return (torch.rand(place.shape, generator=generator) < share).to(place)
+    off = (place - place.floor() - 0.5).abs()
+    wanted = round(share * off.numel())
+    return (off <= off.flatten().kthvalue(wanted).values).to(place) if wanted else torch.zeros_like(place)
 
 
 def _opening(v: Tensor) -> Tensor:

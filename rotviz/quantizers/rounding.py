@@ -8,9 +8,11 @@
     wide        V in [-levels, levels]
     latent      V is free: the weight itself is learned, over the whole grid                                           (NUPES, arXiv 2308.05600)
 
-The range of each row or group is learned beside it (a share of its minimum and maximum, never above 1), on the power grid the exponent too. The
-loss is taken on a linear's output (`layer`), the block's (`block`), the block's with each token relative to its own energy (`normalized`), or tr(d
-F d^T) with the second moments F of the model loss's gradient (`importance`, the full-matrix form of BRECQ's Fisher weights, arXiv 2102.05426).
+The range of each row or group is learned beside it (a share of its minimum and maximum, never above 1), on the power grid the exponent too, which
+starts where the search found it (power_grid.py). Both go at a rate of their own, 1 / iterations: AdaRound's variable runs 24 times as fast, and a
+range at that rate jumps. What is minimized is in reconstruction.py. Only a `share` of the weights may be learned; the others are rounded to nearest.
+Which: whole output channels at random, single weights at random, or those that lie nearest to the middle between two levels (`undecided`), where
+going the other way costs least.
 
 Defaults are SignRound's but for the loss: sign of the gradient, rate 1 / iterations falling linearly to 0 (so that V can just cross the half), 8
 windows a step, best state kept. The rate is in units of codes for every optimizer: sgd divides each gradient by its root mean square, which a fixed
@@ -24,7 +26,6 @@ has to push harder than AdaRound's 20,000 steps), and its rate is 24 / iteration
 again for it to be sure. Activations and KV cache are rounded on the way as they will be in the deployed model.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -33,19 +34,18 @@ import torch
 from torch import Tensor
 
 from rotviz.config import setting
-from rotviz.errors import BadInput
 from rotviz.quantizers import QUANTIZERS, BlockResult, BlockTask, Progress
-from rotviz.quantizers.block import linear_paths, mean_error, outputs, run, runnable, stages, with_hooks
-from rotviz.quantizers.codes import FREEDOMS, LearnedCodes
+from rotviz.quantizers.block import linear_paths, runnable, stages, with_hooks
+from rotviz.quantizers.codes import FREEDOMS, SELECTIONS, LearnedCodes
 from rotviz.quantizers.descent import OPTIMIZERS, Descent
+from rotviz.quantizers.reconstruction import LOSSES, BlockProblem, LayerProblem, Problem, check_task
 from rotviz.types import FORMATS, QuantSpec
 
-LOSSES = ("layer", "block", "normalized", "importance")
 WARM_UP = 0.2
 BETA_FIRST, BETA_LAST = 20.0, 2.0
 _LOOKS = 10
 """Times on the way that the state is judged on all windows."""
-_TRAVEL = {"signround": 1.0, "wide": 3.0, "latent": 3.0, "up_down": 24.0}
+TRAVEL = {"signround": 1.0, "wide": 3.0, "latent": 3.0, "up_down": 24.0}
 """Rate times iterations, in units of the variable, where no rate is given. With a rate that falls to 0 the distance covered is half of it: just the
 half level that SignRound allows, and enough to use the freedom of the others."""
 
@@ -60,8 +60,9 @@ class LearnedRounding:
 
     freedom: str = setting("signround", "what a weight may do: go up or down, to the next level, further, or anywhere", choices=FREEDOMS)
     levels: float = setting(1.5, "how far a weight may move with freedom = wide, in levels", minimum=0.5, maximum=16)
-    loss: str = setting("normalized", "what is kept: each layer's output, the block's, relative to each token's energy, or weighted by importance",
-                        choices=LOSSES)
+    loss: str = setting("normalized", "what is kept: each layer's output; the block's, as it is, relative to each token's energy, in direction, or "
+                        "weighted by importance; or the predictions that the model's end reads from it", choices=LOSSES)
+    kl_tokens: int = setting(32, "tokens of each window whose predictions loss = kl compares; 0 = all", minimum=0)
     target: str = setting("float", "what the float block is fed for the target: what the float model produces, or the same as the quantized block",
                           choices=("float", "same"))
     optimizer: str = setting("sign", "direction of a step: the gradient's sign, the scaled gradient, or Adam's", choices=OPTIMIZERS)
@@ -69,10 +70,14 @@ class LearnedRounding:
                             choices=("codes", "weights"))
     iterations: int = setting(200, "steps on each block", minimum=1)
     rate: float = setting(0.0, "learning rate in codes a step; 0 = 1 / iterations (wide and latent 3 /, up_down 24 / iterations)", minimum=0)
+    range_rate: float = setting(0.0, "learning rate of ranges and exponents; 0 = 1 / iterations", minimum=0)
     batch: int = setting(8, "windows in a step", minimum=1)
     learn_range: bool = setting(True, "learn each row's or group's range as well")
     learn_exponent: bool = setting(True, "learn the exponent of a power grid as well")
-    share: float = setting(1.0, "share of the output channels whose rounding is learned, drawn at random", minimum=0, maximum=1)
+    share: float = setting(1.0, "share of the weights whose rounding is learned", minimum=0, maximum=1)
+    selection: str = setting("channels", "which weights these are: output channels at random, weights at random, or those nearest to the middle "
+                             "between two levels", choices=SELECTIONS)
+    augment: float = setting(0.0, "noise on what a block reads in each step: every number times 1 + this times a normal number", minimum=0, maximum=1)
     penalty: float = setting(100.0, "weight of AdaRound's penalty, for freedom = up_down", minimum=0)
     keep_best: bool = setting(True, "keep the best state, not the last")
 
@@ -88,86 +93,30 @@ class LearnedRounding:
         return None
 
     def quantize_block(self, task: BlockTask) -> Generator[Progress, None, BlockResult]:
-        if self.needs_fisher and task.fisher is None:
-            raise BadInput("loss = importance needs the gradient of the model's loss, which this run has not collected")
+        check_task(self.loss, task)
         if self.loss == "layer":
             return (yield from _by_layer(self, task))
-        problem = _BlockProblem(self, task)
+        problem = BlockProblem(self, task, lambda view: _codes_of(self, task, view))
         metrics = yield from _learn(self, task, problem, 0.0, 1.0)
         return _result(task, problem.codes, metrics)
 
 
-class _Problem(ABC):
-    """What is minimized: a loss on some windows, given the quantized weights."""
-
-    codes: dict[str, LearnedCodes]
-    count: int
-
-    @abstractmethod
-    def loss(self, windows: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        """The mean loss over some windows [n]."""
-
-    def tensors(self, hard: bool) -> dict[str, Tensor]:
-        """The quantized weights by path."""
-        return {path: codes.weight(hard) for path, codes in self.codes.items()}
-
-    def whole_loss(self, size: int) -> float:
-        """The mean loss over all windows, weights exactly on their grids; infinite where it is not a number."""
-        with torch.no_grad():
-            weights = self.tensors(hard=True)
-            total = sum(float(self.loss(part, weights)) * len(part) for part in torch.arange(self.count).split(size)) / self.count
-        return total if total == total else float("inf")
-
-
-class _BlockProblem(_Problem):
-    """The block's output against the float block's."""
-
-    def __init__(self, method: LearnedRounding, task: BlockTask) -> None:
-        self.task, self.kind, self.count = task, method.loss, len(task.inputs)
-        self.block = runnable(task, quantized=True).block
-        plain = runnable(task, quantized=False)
-        self.target = outputs(task, plain.block, task.float_inputs if method.target == "float" else task.inputs)
-        self.codes = _codes_of(method, task, plain)
-        self.fisher = None if task.fisher is None else task.fisher.to(self.target)
-
-    def loss(self, windows: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        x, target = self.task.inputs[windows].to(self.target.dtype), self.target[windows]
-        tensors = {f"{path}.weight": weight for path, weight in weights.items()}
-        found = run(self.block, x, self.task.arguments(len(x)), tensors)
-        if self.kind == "importance":
-            return (((found - target) @ self.fisher) * (found - target)).sum(-1).mean()
-        return mean_error(found, target, self.kind == "normalized")
-
-
-class _LayerProblem(_Problem):
-    """One linear's output; x and target are rows, cut into as many windows as the task has."""
-
-    def __init__(self, path: str, codes: LearnedCodes, rows: Tensor, target: Tensor, count: int) -> None:
-        self.path, self.codes = path, {path: codes}
-        self.rows, self.target = rows.tensor_split(count), target.tensor_split(count)
-        self.count = count
-
-    def loss(self, windows: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        x = torch.cat([self.rows[i] for i in windows.tolist()])
-        target = torch.cat([self.target[i] for i in windows.tolist()])
-        return (x @ weights[self.path].T - target).square().mean()
-
-
-def _learn(method: LearnedRounding, task: BlockTask, problem: _Problem, start: float, stop: float) -> Generator[Progress, None, dict[str, float]]:
+def _learn(method: LearnedRounding, task: BlockTask, problem: Problem, start: float, stop: float) -> Generator[Progress, None, dict[str, float]]:
     """Minimize a problem's loss; leaves its codes in the state to deploy."""
     learned = [codes for codes in problem.codes.values() if codes.learns]
     size = min(method.batch, problem.count)
     before = best_loss = problem.whole_loss(size)
     best = [codes.state() for codes in learned]
-    rate = method.rate or _TRAVEL[method.freedom] / method.iterations
-    descent = Descent(method.optimizer, [group for codes in learned for group in codes.groups()])
+    rate = method.rate or TRAVEL[method.freedom] / method.iterations
+    slower = (method.range_rate or 1 / method.iterations) / rate
+    descent = Descent(method.optimizer, [group for codes in learned for group in codes.groups(slower)])
     draws = _draws(problem.count, size, task.generator)
     look_every = max(1, method.iterations // _LOOKS)
     notes: dict[str, float] = {}
     for i in range(method.iterations if learned else 0):
         task.stop_if_cancelled()
         done = i / method.iterations
-        loss = problem.loss(next(draws), problem.tensors(hard=False)) / max(before, 1e-30)
+        loss = problem.loss(next(draws), problem.tensors(hard=False), learning=True) / max(before, 1e-30)
         penalty = _penalty(method, learned, done)
         if not torch.isfinite(loss):
             notes["stopped"] = float(i)
@@ -175,7 +124,7 @@ def _learn(method: LearnedRounding, task: BlockTask, problem: _Problem, start: f
         descent.step(loss + penalty, rate * (1 - done))
         for codes in learned:
             codes.project()
-        if (i + 1) % look_every == 0:
+        if (i + 1) % look_every == 0 or i + 1 == method.iterations:
             now = problem.whole_loss(size)
             if now < best_loss or not method.keep_best:
                 best_loss, best = now, [codes.state() for codes in learned]
@@ -197,7 +146,7 @@ def _by_layer(method: LearnedRounding, task: BlockTask) -> Generator[Progress, N
         inputs = _inputs(task, current, paths, task.inputs)
         originals = _inputs(task, plain, paths, task.float_inputs) if method.target == "float" else inputs
         for path in paths:
-            problem = _layer_problem(path, codes[path], plain.block.get_submodule(path).weight.data, inputs[path], originals[path], len(task.inputs))
+            problem = _layer_problem(method, task, path, codes[path], plain.block.get_submodule(path).weight.data, inputs[path], originals[path])
             if problem is not None:
                 found = yield from _learn(method, task, problem, done / count, (done + 1) / count)
                 metrics |= {f"{path}.{name}": value for name, value in found.items()}
@@ -207,14 +156,15 @@ def _by_layer(method: LearnedRounding, task: BlockTask) -> Generator[Progress, N
     return _result(task, codes, metrics | {"loss_before": totals[0], "loss_after": totals[1]})
 
 
-def _layer_problem(path: str, codes: LearnedCodes, weight: Tensor, x: Tensor | None, original: Tensor | None, count: int) -> _LayerProblem | None:
+def _layer_problem(method: LearnedRounding, task: BlockTask, path: str, codes: LearnedCodes, weight: Tensor, x: Tensor | None,
+                   original: Tensor | None) -> LayerProblem | None:
     """None where no token reaches the linear (an expert). Where routing differs between the streams the target is taken on the quantized one's
     rows.
     """
-    if x is None or len(x) < count:
+    if x is None or len(x) < len(task.inputs):
         return None
-    target = (original if original is not None and original.shape == x.shape else x) @ weight.T
-    return _LayerProblem(path, codes, x, target, count)
+    rows = x, original if original is not None and original.shape == x.shape else x
+    return LayerProblem(path, codes, weight, rows, method.augment, task)
 
 
 def _inputs(task: BlockTask, view, paths: list[str], stream: Tensor) -> dict[str, Tensor | None]:
@@ -231,7 +181,7 @@ def _inputs(task: BlockTask, view, paths: list[str], stream: Tensor) -> dict[str
 def _codes_of(method: LearnedRounding, task: BlockTask, plain) -> dict[str, LearnedCodes]:
     return {path: LearnedCodes(module.weight.data, task.parts(path, len(module.weight)), freedom=method.freedom, levels=method.levels,
                                in_weights=method.variable == "weights", learn_range=method.learn_range, learn_exponent=method.learn_exponent,
-                               share=method.share, generator=task.generator)
+                               share=method.share, selection=method.selection, generator=task.generator)
             for path, (module, _) in linear_paths(plain).items()}
 
 

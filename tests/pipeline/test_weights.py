@@ -117,6 +117,16 @@ def test_importance_weighs_the_loss():
     assert result.divergence.kl_nats < rounded.divergence.kl_nats
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_models_end_weighs_the_loss(dtype):
+    """loss = kl in a whole run, under a rotation: what the head reads from each block comes nearer to the float model's."""
+    result = finish(run(recipe(("weights.method", "rounding"), ("weights.rounding.loss", "kl"), ("weights.rounding.iterations", 40),
+                               ("dtype", dtype))))[1]
+    rounded = finish(run(recipe(("dtype", dtype))))[1]
+    assert all(entry["metrics"]["loss_after"] < entry["metrics"]["loss_before"] for entry in result.learned)
+    assert result.divergence.kl_nats < rounded.divergence.kl_nats
+
+
 @pytest.mark.parametrize(("changes", "words"), [
     ([("weights.format", "fp8")], "8 bits, not 3"),
     ([("weights.format", "fp4"), ("weights.bits", 4), ("weights.symmetric", False)], "symmetric = true"),

@@ -8,12 +8,14 @@ import torch
 from block_tasks import drive, make_task
 
 from rotviz.errors import BadInput
+from rotviz.evaluation.divergence import score
 from rotviz.models.attention import copy_block
 from rotviz.numerics.grids import fake_quantize, quantize
 from rotviz.quantizers import QUANTIZERS, parts_of
 from rotviz.quantizers.block import mean_error, outputs
-from rotviz.quantizers.codes import FREEDOMS, LearnedCodes
+from rotviz.quantizers.codes import FREEDOMS, SELECTIONS, LearnedCodes
 from rotviz.quantizers.descent import OPTIMIZERS, Descent, Group
+from rotviz.quantizers.reconstruction import LOSSES, kl_nats
 from rotviz.surgery.scales import put
 from rotviz.types import Granularity, QuantSpec
 
@@ -23,7 +25,7 @@ Rounding = QUANTIZERS["rounding"]
 
 def learned(weight, spec=W3, **settings):
     defaults = {"freedom": "signround", "levels": 1.5, "in_weights": False, "learn_range": False, "learn_exponent": False, "share": 1.0,
-                "generator": torch.Generator().manual_seed(0)}
+                "selection": "channels", "generator": torch.Generator().manual_seed(0)}
     return LearnedCodes(weight, parts_of(spec, spec.bits, len(weight)), **(defaults | settings))
 
 
@@ -99,8 +101,10 @@ def test_every_switch_changes_the_result():
         return drive(Rounding(**({"iterations": 6, "batch": 2, "rate": 0.4, "keep_best": False} | settings)), task)[0].tensors
 
     changes = [{}, {"freedom": "up_down"}, {"freedom": "wide"}, {"freedom": "latent"}, {"loss": "layer"}, {"loss": "block"},
-               {"loss": "importance"}, {"target": "same"}, {"optimizer": "sgd"}, {"optimizer": "adam"}, {"variable": "weights"}, {"iterations": 7},
-               {"rate": 0.2}, {"batch": 4}, {"learn_range": False}, {"share": 0.5}, {"keep_best": True, "rate": 3.0}]
+               {"loss": "importance"}, {"loss": "cosine"}, {"loss": "kl"}, {"loss": "kl", "kl_tokens": 5},
+               {"target": "same"}, {"optimizer": "sgd"}, {"optimizer": "adam"}, {"variable": "weights"}, {"iterations": 7},
+               {"rate": 0.2}, {"batch": 4}, {"learn_range": False}, {"range_rate": 0.01}, {"share": 0.5},
+               {"share": 0.5, "selection": "weights"}, {"share": 0.5, "selection": "undecided"}, {"augment": 0.3}, {"keep_best": True, "rate": 3.0}]
     found = [result(**change) for change in changes]
     narrow, wide = result(freedom="wide", levels=0.55), result(freedom="wide", levels=1.5)
     assert any(not torch.equal(narrow[path], wide[path]) for path in wide)
@@ -154,6 +158,77 @@ def test_refusals():
     assert Rounding().refusal(W3) is None
     with pytest.raises(BadInput, match="gradient of the model's loss"):
         drive(Rounding(loss="importance"), make_task())
+    with pytest.raises(BadInput, match="end of the model"):
+        drive(Rounding(loss="kl"), make_task(finish=None))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("freedom", ["signround", "up_down"])
+def test_every_loss_descends_and_ends_on_the_grid(loss, freedom):
+    task = make_task(noise=0.02, windows=4, block=1, fisher=torch.eye(80))
+    result = drive(Rounding(loss=loss, freedom=freedom, iterations=30, batch=2), task)[0]
+    assert result.metrics["loss_after"] < 0.95 * result.metrics["loss_before"]
+    assert all(len(row.unique()) <= 8 for path, weight in result.tensors.items() for row in weight)
+
+
+def test_the_divergence_is_the_evaluations_and_has_its_gradient():
+    """By central differences in float64; and it is blind to a constant added to all logits."""
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(6, 11, generator=generator, dtype=torch.float64) * 3 for _ in range(2))
+    assert float(kl_nats(p, q)) == pytest.approx(float(score(p, q, torch.zeros(6, dtype=torch.long)).kl.mean()))
+    assert float(kl_nats(p, p + 5)) == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.gradcheck(lambda x: kl_nats(p, x), q.requires_grad_())
+
+
+def test_at_the_last_block_kl_is_the_models_own_divergence():
+    """What learning reports there, before and after, is what one measures on the models' predictions; and it falls further than by another loss."""
+    task = make_task(block=1, windows=4, length=16)
+
+    def divergence(result):
+        view = copy_block(task.view)
+        put(view, result.tensors)
+        logits = [task.finish(outputs(task, block, task.inputs)) for block in (task.view.block, view.block)]
+        return float(kl_nats(*logits))
+
+    result = drive(Rounding(loss="kl", kl_tokens=0, iterations=40, batch=4), task)[0]
+    other = drive(Rounding(loss="block", iterations=40, batch=4), task)[0]
+    assert result.metrics["loss_after"] == pytest.approx(divergence(result), rel=1e-4)
+    assert divergence(result) < divergence(other)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("freedom", ["signround", "up_down"])
+def test_what_is_not_selected_is_rounded_to_nearest(weight, freedom, selection):
+    codes = learned(weight, freedom=freedom, share=0.3, selection=selection)
+    (group,) = codes.groups()
+    assert group.mask.mean() == pytest.approx(0.3, abs=0.15)
+    if selection == "channels":
+        assert torch.equal(group.mask.amin(-1), group.mask.amax(-1))
+    if selection == "undecided":
+        off = (weight / quantize(weight, W3).scale.step[..., 0] % 1 - 0.5).abs()
+        assert off[group.mask.flatten(1) > 0].max() <= off[group.mask.flatten(1) == 0].min()
+    Descent("sign", [group]).step(codes.weight(hard=False).square().sum(), 50.0)
+    codes.project()
+    moved = codes.weight(hard=True) != fake_quantize(weight, W3)
+    assert moved.any() and not moved[group.mask.flatten(1) == 0].any()
+    soft = codes.weight(hard=False)
+    assert torch.allclose(soft[group.mask.flatten(1) == 0], fake_quantize(weight, W3)[group.mask.flatten(1) == 0])
+
+
+def test_ranges_go_at_their_own_rate():
+    """AdaRound's variable is fast; the ranges keep to the steps that they are given."""
+    codes = learned(torch.randn(4, 16, generator=torch.Generator().manual_seed(1)), freedom="up_down", learn_range=True, learn_exponent=True)
+    nudge, low, _ = groups = codes.groups(slower=0.01)
+    before = nudge.variable.detach().clone(), low.variable.detach().clone()
+    Descent("sign", groups).step(codes.weight(hard=False).square().sum(), 1.0)
+    moved = [float((group.variable.detach() - was).abs().max()) for group, was in zip((nudge, low), before)]
+    assert moved == pytest.approx([1.0, 0.01], rel=1e-4)
+
+
+def test_a_learned_exponent_is_reported_beside_the_searched_one():
+    spec = QuantSpec(3, True, Granularity.CHANNEL, number_format="power")
+    found = drive(Rounding(iterations=5, learn_exponent=False), make_task(spec=spec))[0].metrics
+    assert found["mlp.up_proj.exponent"] == pytest.approx(found["mlp.up_proj.searched_exponent"])
 
 
 def test_a_massive_token_does_not_speak_for_the_others():
