@@ -1,10 +1,13 @@
-"""rotviz bench NAME: measure on this machine. `kernels`: each kernel and size against this machine's ceilings, torch and peers."""
+"""rotviz bench NAME: measure on this machine. `kernels`: each kernel and size against this machine's ceilings, torch and peers. `rounding-study`:
+which choices of learned rounding matter.
+"""
 
 import argparse
 import sys
 from dataclasses import asdict
 from typing import Any
 
+from rotviz.cli import rounding_study
 from rotviz.cli.output import Progress, print_json, print_table
 
 NOT_MEASURED = "not measured"
@@ -12,7 +15,7 @@ NOT_MEASURED = "not measured"
 
 def add(subparsers: Any) -> None:
     """Declare the command and the benchmarks it knows."""
-    parser = subparsers.add_parser("bench", help="measure speed on this machine", description=__doc__)
+    parser = subparsers.add_parser("bench", help="measure on this machine", description=__doc__)
     names = parser.add_subparsers(dest="benchmark", required=True, metavar="NAME")
     kernels = names.add_parser("kernels", help="each kernel: median time, bytes and operations moved, share of the measured ceiling")
     kernels.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -20,6 +23,7 @@ def add(subparsers: Any) -> None:
     kernels.add_argument("--repeats", type=int, default=20, help="runs that each median is of")
     kernels.add_argument("--json", action="store_true", help="print one JSON object")
     kernels.set_defaults(handler=bench_kernels)
+    rounding_study.add(names)
 
 
 def bench_kernels(options: argparse.Namespace) -> int:

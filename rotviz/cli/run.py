@@ -65,7 +65,7 @@ def recipe_from(options: argparse.Namespace) -> Any:
 
     plain = read_recipe_file(options.recipe) if options.recipe else {}
     flags = [(name[4:], _value(text)) for name, text in vars(options).items() if name.startswith("key:") and text is not None]
-    return Recipe.from_dict(with_changes(plain, [*map(_assignment, options.set), *flags])).anchored()
+    return Recipe.from_dict(with_changes(plain, [*map(assignment, options.set), *flags])).anchored()
 
 
 def print_result(result: dict[str, Any]) -> None:
@@ -81,7 +81,12 @@ def print_result(result: dict[str, Any]) -> None:
         f"{sum(result['seconds'].values()):.0f} s, peak memory {result['peak_memory_mb']:.0f} MB; rotviz show {result['run_id']} for more\n")
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def assignment(text: str) -> tuple[str, Any]:
+    """KEY=VALUE as a pair, the value read as JSON where it is.
+
+    Raises:
+        BadInput: there is no = in it, or nothing before it.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise BadInput(f"--set {text!r} is not KEY=VALUE, such as weights.bits=3")

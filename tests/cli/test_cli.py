@@ -84,6 +84,25 @@ def test_the_shown_command_line_repeats_the_run(capsys, home):
     assert again["perplexity"] == first["perplexity"] and again["recipe"] == first["recipe"]
 
 
+STUDY = ["bench", "rounding-study", "--quick", "--iterations", "2", "--windows", "1", "--length", "32", "--samples", "2"]
+
+
+def test_a_rounding_study_is_planned_made_and_gone_on_with(capsys, home, tmp_path):
+    plan = asked(capsys, *STUDY, "--plan")
+    assert {p["state"] for p in plan["plan"]} == {"missing"} and len(plan["plan"]) > 30 and plan["base"]["model"] == "tiny-llama"
+    first = asked(capsys, *STUDY, "--switches", "augmentation", "--most", "3")
+    assert len(first["runs"]) == 3 and first["missing"] == 2 and first["file"].startswith(str(home))
+    status, out, err = call(capsys, *STUDY, "--switches", "augmentation")
+    assert status == 0 and "H1 not measured" in out and "H1: The choice of the loss" in err and "0.03" in out
+    assert len(json.loads(Path(first["file"]).read_text())["runs"]) == 5
+    named = asked(capsys, *STUDY, "--switches", "augmentation", "--most", "1", "--to", str(tmp_path / "named.json"), "--set", "weights.bits=2")
+    assert named["file"] == str(tmp_path / "named.json") and named["base"]["weights"]["bits"] == 2
+    for bad, words in ((["--seeds", "1"], "at least two seeds"), (["--switches", "losses"], "loss"), (["--most", "-1"], "--most"),
+                       (["--set", "weights.method=gptq"], "rounding"), (["--to", str(tmp_path / "named.json")], "another base")):
+        status, out, err = call(capsys, *STUDY, *bad)
+        assert status == 2 and not out and words in err
+
+
 def test_a_recipe_file_gives_the_same_numbers_as_python(capsys, home, tmp_path):
     from rotviz.pipeline.recipe import Recipe
     from rotviz.pipeline.run import finish, run
