@@ -1,4 +1,4 @@
-r"""Weights: what a grid makes of them, linear by linear; what runs report of theirs; and a recipe taken apart step by step.
+r"""Weights: what a grid makes of them, linear by linear; what runs report of theirs; a recipe taken apart step by step; a study of rounding.
 
 $$\frac{|W - Q(W)|^2}{|W|^2} \qquad\text{and}\qquad \frac{|x\,(W - Q(W))^T|^2}{|x\,W^T|^2}$$
 
@@ -6,11 +6,12 @@ The first is what rounding loses of the weight, the second what that costs the l
 smaller, for it takes outliers out of the rows; the second can grow all the same, because the norm's gain is folded into the weight before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import streamlit as st
 
+from rotviz.allocation import ALLOCATIONS
 from rotviz.capture.inspect import Look
 from rotviz.errors import RotvizError
 from rotviz.evaluation.sites import Turn
@@ -18,9 +19,12 @@ from rotviz.evaluation.weights import FOLDED, ROTATED, STORED
 from rotviz.jobs.queue import tend
 from rotviz.models.loading import weights_mark
 from rotviz.pipeline.recipe import Recipe
-from rotviz.pipeline.waterfall import FLOAT, lines_of, recipes_of
+from rotviz.pipeline.waterfall import FLOAT, Step, assembled, lines_of, recipes_of
 from rotviz.plots.compare_errors import draw_compare_errors
+from rotviz.plots.curves import draw_curves
+from rotviz.plots.effect_by_switch import draw_effect_by_switch
 from rotviz.plots.error_by_block import draw_error_by_block
+from rotviz.plots.stack_waterfall import draw_stack_waterfall
 from rotviz.plots.waterfall import draw_waterfall
 from rotviz.plots.weight_grid import draw_weight_grid
 from rotviz.plots.weight_map import draw_weight_map
@@ -32,13 +36,15 @@ from rotviz.types import QuantSpec
 from rotviz.ui.accumulated import queue_runs
 from rotviz.ui.cache import captured
 from rotviz.ui.choices import FIRST_BLOCK, chosen_model
-from rotviz.ui.forms import evaluation_text, pick_text
+from rotviz.ui.forms import SCALING_WORDS, evaluation_text, pick_text
 from rotviz.ui.live import live_run
 from rotviz.ui.pace import estimate
 from rotviz.ui.show import show
+from rotviz.ui.study import base_and_band, base_words, command, drawn, effects_table, gain_words, kept_studies, step_lines, verdict_lines
 from rotviz.ui.turns import BOUND, pick_name, pick_slots, pick_turn
 from rotviz.ui.weights import (
     MEASURES,
+    assembled_words,
     block_linears,
     common_range,
     form_loss,
@@ -61,8 +67,11 @@ from rotviz.ui.weights import (
     why,
 )
 
-TABS = ("One linear", "Every block", "From runs", "Waterfall")
+TABS = ("One linear", "Every block", "From runs", "Waterfall", "Study")
+VIEWS = {"by rotation": "what is rounded, step by step, without and with the rotation",
+         "assembled": "first what rounds, by the plainest means, then each slot and each method for itself"}
 MOST = 4
+LIVE = 2  # runs on their way that are shown as they go
 RATIOS = 3.0  # log2: colors reach from an eighth to eight times
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 ACTIVATION_BITS = (16, 8, 6, 4, 3)
@@ -85,7 +94,7 @@ def draw() -> None:
         st.caption(f":material/info: {note[0].upper()}{note[1:]}.")
     tabs = st.tabs(list(TABS), key="wtab", bind="query-params", on_change="rerun")
     drawers = (lambda: one_linear(model, turn, spec), lambda: every_block(model, turn, spec), lambda: from_runs(model),
-               lambda: waterfall(model, turn, spec))
+               lambda: waterfall(model, turn, spec), lambda: study(model))
     for tab, drawer in zip(tabs, drawers, strict=True):
         if tab.open:
             with tab:
@@ -192,7 +201,8 @@ def _learned(chosen: Sequence[RunRecord]) -> None:
     if names:
         name = st.segmented_control("By linear", names, default=names[0], required=True, key="wlearned",
                                     help="objective: of the layer, over plain rounding's; fallback: channels that kept plain rounding; flips: share "
-                                         "of codes that were moved; clip and range: mean share of the range that is kept; exponent: of a power grid.")
+                                         "of codes that were moved; clip and range: mean share of the range that is kept; exponent: of a power grid, "
+                                         "as learned; searched_exponent: where learning started.")
         for i, record in enumerate(chosen):
             values = learned_by_linear(record, name)
             if values.roles:
@@ -201,43 +211,98 @@ def _learned(chosen: Sequence[RunRecord]) -> None:
 
 
 def waterfall(model: str, turn: Turn, spec: QuantSpec) -> None:
-    """A recipe taken apart: its steps, with and without its rotation."""
+    """A recipe taken apart: its steps with and without its rotation, or the stack put together piece by piece."""
     recipe = _recipe(model, turn, spec)
     if recipe is None:
         return
-    wanted = recipes_of(recipe)
+    view = pick_name("Steps", VIEWS, "wview")
+    stack = assembled(recipe)
+    wanted = recipes_of(recipe) if view == "by rotation" else [step.recipe for step in stack if step.recipe is not None]
     known = _known(model, wanted)
     missing = [r for r in wanted if r.fingerprint not in known]
     left, right = st.columns([2, 3], vertical_alignment="center")
     left.button(f"Queue {count(len(missing), 'missing run')}" if missing else "Nothing is missing", key="wqueue", type="primary",
                 disabled=not missing, icon=":material/playlist_add:", on_click=queue_runs, args=(missing,))
     right.caption(f"{estimate(missing)}." if missing else "Every step has a result or is on its way.")
-    for record in known.values():
-        if not record.over:
-            live_run(record.run_id)
-    lines = lines_of(recipe)
-    steps = [step.name for step in next(iter(lines.values()))]
+    open_runs = sorted((r for r in known.values() if not r.over), key=lambda r: r.status is not Status.RUNNING)
+    for record in open_runs[:LIVE]:
+        live_run(record.run_id)
+    if len(open_runs) > LIVE:
+        st.caption(f"{len(open_runs) - LIVE} more are waiting.")
+    lines = lines_of(recipe) if view == "by rotation" else {"": stack}
     done = {mark: record for mark, record in known.items() if record.status is Status.DONE}
     if not done:
-        st.info(f"No step of **{recipe.title}** has a result yet: {', '.join(steps)}.")
+        names = [step.name for step in next(iter(lines.values()))]
+        st.info(f"No step of **{recipe.title}** has a result yet: {', '.join(names)}.")
         return
+    _by_rotation(lines, done) if view == "by rotation" else _assembled(stack, done)
+
+
+def _by_rotation(lines: Mapping[str, Sequence[Step]], done: Mapping[str, RunRecord]) -> None:
+    """What each part of the recipe costs under each rotation."""
+    steps = [step.name for step in next(iter(lines.values()))]
     reference = dig(next(iter(done.values())).result, "perplexity", "reference", "value")
-
-    def values(*path: str, of_float: float | None) -> dict[str, np.ndarray]:
-        return {name: np.array([_nan(of_float) if s.name == FLOAT else _nan(dig(getattr(done.get(s.recipe.fingerprint), "result", None), *path))
-                                for s in line]) for name, line in lines.items()}
-
-    perplexities = values("perplexity", "quantized", "value", of_float=reference)
+    perplexities = {name: _values(line, done, reference, "perplexity", "quantized", "value") for name, line in lines.items()}
     st.markdown(waterfall_words(steps, perplexities))
     left, right = st.columns(2)
     with left:
-        show(draw_waterfall(steps, perplexities,
-                            stderrs=values("perplexity", "quantized", "stderr", of_float=0.0), reference=reference), "wf-perplexity",
+        errors = {name: _values(line, done, 0.0, "perplexity", "quantized", "stderr") for name, line in lines.items()}
+        show(draw_waterfall(steps, perplexities, stderrs=errors, reference=reference), "wf-perplexity",
              caption="Each step rounds one thing more; a steep stretch is the thing that hurts.")
     with right:
-        show(draw_waterfall(steps[1:], {name: line[1:] for name, line in values("divergence", "kl_nats", of_float=0.0).items()},
-                            what="KL, nats a token"), "wf-kl",
+        divergences = {name: _values(line, done, 0.0, "divergence", "kl_nats")[1:] for name, line in lines.items()}
+        show(draw_waterfall(steps[1:], divergences, what="KL, nats a token"), "wf-kl",
              caption="Distance of the next-token distribution from the float model's (which has 0).")
+
+
+def _assembled(stack: Sequence[Step], done: Mapping[str, RunRecord]) -> None:
+    """What each piece of the stack is worth where it stands."""
+    steps = [step.name for step in stack]
+    reference = dig(next(iter(done.values())).result, "perplexity", "reference", "value")
+    perplexities = _values(stack, done, reference, "perplexity", "quantized", "value")
+    st.markdown(assembled_words(steps, perplexities))
+    left, right = st.columns(2)
+    with left:
+        show(draw_stack_waterfall(steps, perplexities, stderrs=_values(stack, done, 0.0, "perplexity", "quantized", "stderr")), "wf-stack",
+             caption="Orange: the step makes it worse; blue: better. The last step is the recipe itself.")
+    with right:
+        show(draw_stack_waterfall(steps[1:], _values(stack, done, 0.0, "divergence", "kl_nats")[1:], what="KL, nats a token"), "wf-stack-kl",
+             caption="Distance of the next-token distribution from the float model's (which has 0).")
+
+
+def _values(line: Sequence[Step], done: Mapping[str, RunRecord], of_float: float | None, *path: str) -> np.ndarray:
+    """A result of every step of a line; NaN where there is none."""
+    return np.array([_nan(of_float) if step.name == FLOAT else _nan(dig(getattr(done.get(step.recipe.fingerprint), "result", None), *path))
+                     for step in line])
+
+
+def study(model: str) -> None:
+    """Which choices of learned rounding matter: a study's effects and verdicts."""
+    studies = kept_studies(model)
+    if not studies:
+        st.info("No study of learned rounding has been made yet. This command makes one; it may be stopped and started.")
+        st.code(command(model), language="sh")
+        return
+    chosen = st.selectbox("Study", list(studies), key="wstudy", **BOUND, help="Made by `rotviz bench rounding-study`; those of this model first.")
+    record = studies[chosen]
+    if record["base"]["model"] != model:
+        st.caption(f":material/info: Not of {model}, for which this command makes one: `{command(model)}`.")
+    st.markdown(gain_words(record))
+    st.markdown(verdict_lines(record))
+    base, band = base_and_band(record)
+    left, right = st.columns([3, 2])
+    with left:
+        show(draw_effect_by_switch(drawn(record), base=base, band=band), "study-effects",
+             caption="A dot is one run with one switch turned. Shaded: where one more seed of the base would fall; dots in it may be luck.")
+    with right:
+        steps, lines = step_lines(record)
+        if lines:
+            show(draw_curves(steps, lines, x_words="step, in units of the base's", what="KL, nats a token", x_log=True), "study-steps",
+                 caption="Each optimizer and variable over the step. Where the lines are not parallel, they interact.")
+        st.caption(base_words(record))
+    st.dataframe(effects_table(record), hide_index=True, height=300, key="study-table")
+    st.caption("Flips: share of codes that learning moved away from plain rounding's. Range kept: mean share of a row's or group's range. The "
+               "exponent is a power grid's, as learned and as the search found it.")
 
 
 def _recipe(model: str, turn: Turn, spec: QuantSpec) -> Recipe | None:
@@ -250,19 +315,23 @@ def _recipe(model: str, turn: Turn, spec: QuantSpec) -> Recipe | None:
             return None
         chosen = st.selectbox("Run", list(records), key="wrun", **BOUND, format_func=lambda i: f"{records[i].title} · {i[-6:]}")
         return Recipe.from_dict(records[chosen].recipe)
-    cells = st.columns(5, vertical_alignment="bottom")
+    cells = st.columns(4, vertical_alignment="bottom")
     method = cells[0].selectbox("Weight method", [m for m in QUANTIZERS if m != "none"], index=[m for m in QUANTIZERS if m != "none"].index("rtn"),
                                 key="wmethod", **BOUND, help="\n\n".join(f"**{m}**: {cls.summary}" for m, cls in QUANTIZERS.items()))
     activations = cells[1].selectbox("Activation bits", ACTIVATION_BITS, ACTIVATION_BITS.index(4), key="wab", **BOUND)
     cache = cells[2].selectbox("KV cache bits", ACTIVATION_BITS, ACTIVATION_BITS.index(4), key="wkv", **BOUND)
-    windows = cells[3].number_input("Windows", 1, 10_000, 2, key="ww", **BOUND, help="Evaluation windows from the start of the text.")
-    length = cells[4].selectbox("Length", LENGTHS, LENGTHS.index(512), key="wl", **BOUND, help="Tokens in a window.")
-    calibrated = is_calibrated(QUANTIZERS[method])
+    scaling = cells[3].selectbox("Scaling", ("none", "smoothquant"), key="wscale", **BOUND, help=SCALING_WORDS)
+    cells = st.columns(4, vertical_alignment="bottom")
+    sharing = cells[0].selectbox("Mixed precision", ("none", *ALLOCATIONS), key="walloc", **BOUND,
+                                 help="\n\n".join(f"**{name}**: {cls.summary}" for name, cls in ALLOCATIONS.items()))
+    windows = cells[1].number_input("Windows", 1, 10_000, 2, key="ww", **BOUND, help="Evaluation windows from the start of the text.")
+    length = cells[2].selectbox("Length", LENGTHS, LENGTHS.index(512), key="wl", **BOUND, help="Tokens in a window.")
+    calibrated = is_calibrated(QUANTIZERS[method]) or scaling != "none" or getattr(ALLOCATIONS.get(sharing), "needs_costs", False)
     left, right = st.columns(2)
     with left:
         text = {"evaluation": evaluation_text("wet"), "windows": windows, "length": length}
     with right:
-        text |= {"calibration": pick_text("Calibration text", "wct", "What the method learns from.", "wikitext2:validation")} if calibrated else {}
+        text |= {"calibration": pick_text("Calibration text", "wct", "What the methods learn from.", "wikitext2:validation")} if calibrated else {}
     if None in text.values():
         return None
     rotation = {"load": turn.file} if turn.file else {"method": turn.method}
@@ -271,7 +340,7 @@ def _recipe(model: str, turn: Turn, spec: QuantSpec) -> Recipe | None:
             "model": model, "seed": turn.seed, "text": text, "rotation": {**rotation, "slots": [slot.value for slot in turn.slots]},
             "weights": {"method": method, "bits": spec.bits, "symmetric": spec.symmetric, "group": spec.group, "clip": spec.clip,
                         "format": spec.number_format},
-            "activations": {"bits": activations}, "kv": {"bits": cache}})
+            "scaling": {"method": scaling}, "allocation": {"method": sharing}, "activations": {"bits": activations}, "kv": {"bits": cache}})
     except RotvizError as error:
         st.error(str(error))
         return None

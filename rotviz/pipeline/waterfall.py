@@ -4,17 +4,29 @@
 
 Every step differs from the next in one section alone, so that the ratio of two neighbours is what that section costs. Sections that the recipe
 leaves in float make no step. The recipe itself is the last step of its own line; scaling and mixed precision belong to every step.
+
+`assembled` puts the same stack together piece by piece: first what rounds, by the plainest means (round to nearest, no rotation, no scaling, equal
+bits), then what mends it, each slot and each method for itself.
+
+    float -> W -> + A -> + KV -> + R1 -> + R2 -> + R3 -> + R4 -> + learned rotation -> + scaling -> + weight method -> + mixed precision
+
+The slots come with a rotation that is made from the seed; one that is learned, or loaded from a file, takes their place in a step of its own. What
+the recipe has not makes no step.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rotviz.pipeline.recipe import Recipe
-from rotviz.rotations import ROTATIONS
+from rotviz.quantizers import QUANTIZERS
+from rotviz.rotations import ROTATIONS, learns
 from rotviz.types import FLOAT_BITS
 
 FLOAT = "float"
 NONE = "none"
+PLAINEST = "rtn"
+BUILT = "hadamard"
+"""The rotation that brings the slots where the recipe's own is learned or loaded."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,60 @@ def recipes_of(recipe: Recipe) -> list[Recipe]:
     for steps in lines_of(recipe).values():
         found |= {step.recipe.fingerprint: step.recipe for step in steps if step.recipe is not None}
     return list(found.values())
+
+
+def assembled(recipe: Recipe) -> list[Step]:
+    """The steps from the float model to the recipe, first what rounds and then what mends it."""
+    steps = [Step(FLOAT, None)]
+    bare = _bare(recipe)
+    kept: list[str] = []
+    for section, words in _parts(bare):
+        kept.append(section)
+        steps.append(Step(words, _only(bare, kept)))
+    if not kept:
+        return steps
+    now = bare
+    for words, changes in (*_rotation_steps(recipe), *_method_steps(recipe)):
+        now = replace(now, **changes)
+        steps.append(Step(f"+ {words}", now))
+    return steps
+
+
+def _bare(recipe: Recipe) -> Recipe:
+    """The recipe with what mends taken out: no rotation, no scaling, equal bits, round to nearest where weights are rounded."""
+    quantizes = recipe.weights.spec().quantizes
+    weights = replace(recipe.weights, method=PLAINEST) if quantizes else recipe.weights
+    return replace(recipe, rotation=replace(recipe.rotation, method=NONE, load=""), rotation_settings=ROTATIONS[NONE](),
+                   scaling=replace(recipe.scaling, method=NONE), allocation=replace(recipe.allocation, method=NONE), weights=weights,
+                   weight_settings=QUANTIZERS[PLAINEST]() if quantizes else recipe.weight_settings)
+
+
+def _rotation_steps(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
+    """One step a slot, and one for the rotation itself where it is learned or loaded."""
+    if recipe.rotation.method == NONE:
+        return []
+    own = not recipe.rotation.load and not learns(recipe.rotation_settings)
+    method = recipe.rotation.method if own else BUILT
+    settings = recipe.rotation_settings if own else ROTATIONS[BUILT]()
+    slots = list(recipe.rotation.slots)
+    found = [(f"{method} {slot}" if i == 0 else slot,
+              {"rotation": replace(recipe.rotation, method=method, load="", slots=tuple(slots[:i + 1])), "rotation_settings": settings})
+             for i, slot in enumerate(slots)]
+    if not own:
+        words = "saved rotation" if recipe.rotation.load else recipe.rotation.method
+        found.append((words, {"rotation": recipe.rotation, "rotation_settings": recipe.rotation_settings}))
+    return found
+
+
+def _method_steps(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
+    found: list[tuple[str, dict[str, Any]]] = []
+    if recipe.scaling.method != NONE:
+        found.append((recipe.scaling.method, {"scaling": recipe.scaling}))
+    if recipe.weights.spec().quantizes and recipe.weights.method != PLAINEST:
+        found.append((recipe.weights.method, {"weights": recipe.weights, "weight_settings": recipe.weight_settings}))
+    if recipe.allocation.method != NONE:
+        found.append((f"{recipe.allocation.method} bits", {"allocation": recipe.allocation}))
+    return found
 
 
 def _parts(recipe: Recipe) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ The model is kept for some minutes, for a reader goes from block to block; of ev
 needs no model. The rows that the linears read come from the capture of the embedded text, the same that the page Outliers shows.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -309,6 +310,21 @@ def waterfall_words(steps: Sequence[str], lines: Mapping[str, np.ndarray]) -> st
             verb = "loses" if turned[i] > plain[i] else "wins"
             said.append(f"at *{steps[i]}* it {verb} ({_short(plain[i])} → **{_short(turned[i])}**)")
     return f"{name[:1].upper()}{name[1:]} against no rotation, perplexity: {', '.join(said)}." if said else ""
+
+
+def assembled_words(steps: Sequence[str], values: np.ndarray) -> str:
+    """What rounding costs in all, which step mends most, and where the whole stack ends."""
+    known = [i for i in range(len(steps)) if np.isfinite(values[i])]
+    if len(known) < 2:
+        return ""
+    factors = {steps[b]: values[b] / values[a] for a, b in itertools.pairwise(known)}
+    worst, best = max(factors, key=factors.get), min(factors, key=factors.get)
+    said = [f"From {_short(values[known[0]])} the perplexity goes to **{_short(max(values[known]))}** and ends at **{_short(values[known[-1]])}**."]
+    if factors[worst] > 1:
+        said.append(f"*{worst}* hurts most ({_short(factors[worst])} times)")
+    if factors[best] < 1:
+        said.append(f"*{best}* mends most ({_short(factors[best])} times)")
+    return said[0] + (f" {'; '.join(said[1:])}." if said[1:] else "")
 
 
 # Runs

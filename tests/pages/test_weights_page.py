@@ -1,12 +1,14 @@
 """The page Weights on a tiny model: every tab draws, every control changes something, the waterfall queues what is missing and draws what is done."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from rotviz.cli import main
 from rotviz.jobs import supervise
 from rotviz.jobs.execute import execute, execute_now
 from rotviz.pipeline.recipe import Recipe
@@ -134,6 +136,56 @@ def test_the_waterfall_queues_what_is_missing_and_draws_what_is_done(store: Stor
     chart = _charts(at)[0]
     assert {line["name"] for line in chart["data"]} == {"none", "hadamard"}
     assert "4 steps without a result" in chart["layout"]["xaxis"]["title"]["text"]
+
+
+def test_the_stack_is_assembled_step_by_step(store: Store) -> None:
+    query = {"wtab": "Waterfall", "wview": "assembled", "wclip": "none", "ww": "1", "wl": "64", "wscale": "smoothquant", "walloc": "random",
+             "wct": "pydoc", "wmethod": "gptq", "wkv": "16"}
+    at = _page(**query)
+    assert "+ hadamard R1, + R2, + R3, + R4, + smoothquant, + gptq, + random bits" in _words(at)
+    at.button(key="wqueue").click()
+    _checked(at.run())
+    queued = store.list(status=Status.QUEUED)
+    assert len(queued) == 9
+    for record in queued:
+        if record.recipe["rotation"]["method"] == "none" and record.recipe["scaling"]["method"] == "none":
+            execute(store, record.run_id)
+    at = _page(**query)
+    charts = _charts(at)
+    assert len(charts) == 2 and charts[0]["layout"]["yaxis"]["ticktext"][1:4] == ["W4 weights", "+ A4 activations", "+ hadamard R1"]
+    assert "7 steps without a result" in charts[0]["layout"]["xaxis"]["title"]["text"] and "the perplexity goes to" in _words(at)
+    assert "more are waiting" in _words(at)
+    at.button_group(key="wview").set_value("by rotation")
+    assert "No step of" in _words(_checked(at.run())), "there scaling and mixed precision belong to every step"
+
+
+def test_without_a_study_the_page_names_the_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rotviz.pipeline.rounding_study._RESULTS", store.home / "none")
+    at = _page(wtab="Study")
+    assert at.code[0].value == "python -m rotviz bench rounding-study --quick --model tiny-llama"
+
+
+def test_a_study_is_drawn_judged_and_listed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rotviz.pipeline.rounding_study._RESULTS", store.home / "none")
+    command = ["bench", "rounding-study", "--quick", "--iterations", "1", "--windows", "1", "--length", "32", "--samples", "2"]
+    try:
+        assert main([*command, "--switches", "grid"]) == 0
+        assert main([*command, "--switches", "grid", "--most", "1", "--set", "weights.bits=2"]) == 0
+        (store.home / "studies" / "rounding-broken.json").write_text("{")
+        at = _page(wtab="Study")
+        assert len(at.selectbox(key="wstudy").options) == 2
+        at.selectbox(key="wstudy").set_value(next(o for o in at.selectbox(key="wstudy").options if "W3g16" in o))
+        _checked(at.run())
+        charts = _charts(at)
+        assert len(charts) == 1 and set(charts[0]["layout"]["yaxis"]["ticktext"]) == {"grid", "seeds of the base"}
+        words = _words(at)
+        assert "Plain rounding has a KL of" in words and words.count("not measured") == 5 and "2 seeds of the base" in words
+        table = at.dataframe[-1].value
+        assert {"times the base", "verdict", "flips", "exponent", "searched exponent"} <= set(table.columns) and len(table) == 5
+        at = _page(wtab="Study", m="tiny-qwen2")
+        assert "Not of tiny-qwen2" in _words(at)
+    finally:
+        shutil.rmtree(store.home / "studies", ignore_errors=True)
 
 
 def test_a_runs_recipe_is_taken_apart(store: Store) -> None:

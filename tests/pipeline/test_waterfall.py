@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from rotviz.pipeline.recipe import Recipe
-from rotviz.pipeline.waterfall import FLOAT, lines_of, recipes_of, steps_of
+from rotviz.pipeline.waterfall import FLOAT, assembled, lines_of, recipes_of, steps_of
 
 
 def _recipe(**more: object) -> Recipe:
@@ -49,3 +49,38 @@ def test_the_other_line_has_no_rotation_and_the_same_steps() -> None:
 def test_a_recipe_without_rotation_has_one_line() -> None:
     recipe = _recipe(rotation={"method": "none"})
     assert list(lines_of(recipe)) == ["none"] and recipes_of(recipe)[-1] == recipe
+
+
+def _names(recipe: Recipe) -> list[str]:
+    return [step.name for step in assembled(recipe)]
+
+
+def test_the_stack_is_put_together_piece_by_piece() -> None:
+    recipe = _recipe(rotation={"method": "hadamard", "slots": ["R1", "R2", "R4"]}, weights={"method": "gptq", "group": 16},
+                     scaling={"method": "smoothquant", "alpha": 0.7}, allocation={"method": "importance"})
+    steps = assembled(recipe)
+    assert [s.name for s in steps] == [FLOAT, "W4 weights", "+ A4 activations", "+ KV4 cache", "+ hadamard R1", "+ R2", "+ R4", "+ smoothquant",
+                                       "+ gptq", "+ importance bits"]
+    assert steps[0].recipe is None and steps[-1].recipe == recipe
+    first = steps[1].recipe
+    assert (first.weights.method, first.rotation.method, first.scaling.method, first.allocation.method) == ("rtn", "none", "none", "none")
+    for before, after in itertools.pairwise(s.recipe.to_dict() for s in steps[1:]):
+        assert sum(before[key] != after[key] for key in before) == 1
+
+
+def test_a_learned_rotation_is_a_step_after_the_slots() -> None:
+    recipe = _recipe(rotation={"method": "dartquant", "slots": ["R1", "R2"]})
+    steps = assembled(recipe)
+    assert [s.name for s in steps[4:]] == ["+ hadamard R1", "+ R2", "+ dartquant"]
+    assert steps[-1].recipe == recipe and steps[-2].recipe.rotation.method == "hadamard"
+    assert _names(_recipe(rotation={"method": "hadamard", "load": "x.safetensors"}))[-1] == "+ saved rotation"
+
+
+@pytest.mark.parametrize(("more", "names"), [
+    ({"rotation": {"method": "none"}}, ["W4 weights", "+ A4 activations", "+ KV4 cache"]),
+    ({"rotation": {"method": "orthogonal", "slots": ["R3"]}, "weights": {"method": "none"}, "kv": {"bits": 16}},
+     ["A4 activations", "+ orthogonal R3"]),
+    ({"weights": {"method": "none"}, "activations": {"bits": 16}, "kv": {"bits": 16}}, []),
+])
+def test_what_the_recipe_has_not_is_no_step_of_the_stack(more: dict, names: list[str]) -> None:
+    assert _names(_recipe(**more)) == [FLOAT, *names]

@@ -8,6 +8,7 @@ from rotviz.plots.channel_ribbons import channel_percentiles, draw_channel_ribbo
 from rotviz.plots.compare_errors import draw_compare_errors
 from rotviz.plots.curves import draw_curves
 from rotviz.plots.divergence_bars import draw_divergence_bars
+from rotviz.plots.effect_by_switch import draw_effect_by_switch
 from rotviz.plots.energy_spread import draw_energy_spread
 from rotviz.plots.error_by_block import draw_error_by_block
 from rotviz.plots.error_by_channel import draw_error_by_channel
@@ -27,6 +28,7 @@ from rotviz.plots.qq import draw_qq
 from rotviz.plots.roofline import draw_roofline
 from rotviz.plots.seed_spread import draw_seed_spread
 from rotviz.plots.spikes import draw_spikes
+from rotviz.plots.stack_waterfall import draw_stack_waterfall
 from rotviz.plots.token_channel_map import draw_token_channel_map
 from rotviz.plots.token_channels import draw_token_channels
 from rotviz.plots.token_strip import draw_token_strip
@@ -256,6 +258,18 @@ def waterfall(n: int = 96, d: int = 576):
                           stderrs={"hadamard": np.array([0.1, 0.2, 0.2, 0.3])}, reference=15.1)
 
 
+def effect_by_switch(n: int = 96, d: int = 576):
+    found = {"loss": {"normalized": 0.31, "block": 0.62, "kl": 0.29, "layer": 0.34}, "calibration": {"wikitext2:validation": 0.31, "pydoc": 0.33},
+             "step": {f"sign, codes, step {i}": 0.3 + 0.001 * i for i in range(min(n, 400))}}
+    return draw_effect_by_switch(found, base=0.31, band=(0.29, 0.33))
+
+
+def stack_waterfall(n: int = 96, d: int = 576):
+    steps = ["float", "W4 weights", "+ A4 activations", "+ KV4 cache", "+ hadamard R1", "+ R2", "+ R3", "+ R4", "+ smoothquant", "+ gptq"]
+    values = np.array([15.1, 21.0, 920.0, 1010.0, 88.0, 80.0, 61.0, 41.0, NAN, 36.5])
+    return draw_stack_waterfall(steps, values, stderrs=values * 0.01)
+
+
 def token_strip(n: int = 96, d: int = 576):
     return draw_token_strip(texts(n), np.abs(hidden(n, min(d, 576))).max(axis=1), massive={0, 8}, what="largest |activation|")
 
@@ -264,4 +278,4 @@ DRAWINGS = {f.__name__: f for f in (
     token_channel_map, spikes, channel_ribbons, histogram, qq, magnitude_by_block, kurtosis_by_block, massive_map, token_channels,
     error_scatter, error_by_block, error_by_channel, perplexity_bars, divergence_bars, pareto, progress_by_block, seed_spread,
     weight_grid, weight_map, waterfall, learning_curve, massive_ordinary, curves, energy_spread, bars, grid_cells,
-    butterflies, compare_errors, memory_by_part, roofline)}
+    butterflies, compare_errors, memory_by_part, roofline, effect_by_switch, stack_waterfall)}

@@ -20,6 +20,7 @@ from rotviz.plots.compare_errors import draw_compare_errors
 from rotviz.plots.curves import draw_curves
 from rotviz.plots.divergence_bars import draw_divergence_bars
 from rotviz.plots.drawing import Drawing, nothing
+from rotviz.plots.effect_by_switch import draw_effect_by_switch
 from rotviz.plots.energy_spread import draw_energy_spread
 from rotviz.plots.error_by_block import SQNR_DB, draw_error_by_block
 from rotviz.plots.error_by_channel import draw_error_by_channel
@@ -41,6 +42,7 @@ from rotviz.plots.qq import draw_qq
 from rotviz.plots.roofline import draw_roofline
 from rotviz.plots.seed_spread import draw_seed_spread
 from rotviz.plots.spikes import chosen_tokens, draw_spikes
+from rotviz.plots.stack_waterfall import draw_stack_waterfall
 from rotviz.plots.token_channel_map import draw_token_channel_map
 from rotviz.plots.token_channels import draw_token_channels
 from rotviz.plots.token_strip import draw_token_strip
@@ -125,6 +127,10 @@ AWKWARD = {
     "weight_map": lambda make: draw_weight_map(make(L, 3), ["<b>q", "k", "v"]),
     "waterfall": lambda make: draw_waterfall(few(len(v := make(L))), {"none": v, "<b>mine": v}, stderrs={"none": v}, reference=2.0),
     "waterfall linear": lambda make: draw_waterfall(few(len(v := make(L))), {"none": v}, log=False),
+    "effect_by_switch": lambda make: draw_effect_by_switch({"<b>mine": dict(zip(few(len(v := make(L))), v)), "b": {"a": 2.0}}, base=2.0,
+                                                           band=(1.9, 2.1)),
+    "effect_by_switch bare": lambda make: draw_effect_by_switch({"a": dict(zip(few(len(v := make(L))), v))}, band=(NAN, NAN)),
+    "stack_waterfall": lambda make: draw_stack_waterfall(few(len(v := make(L))), v, stderrs=v),
     "token_channel_map": lambda make: draw_token_channel_map(a := make(T, D), few(len(a))),
     "token_channel_map linear": lambda make: draw_token_channel_map(a := make(T, D), few(len(a)), log=False),
     "spikes": lambda make: draw_spikes(a := make(T, D), few(len(a))),
@@ -231,6 +237,21 @@ def test_band_of_the_seeds_is_shaded_and_said():
     shape = drawing.figure.layout.shapes[0]
     assert (shape.y0, shape.y1) == (0.8, 1.3) and "Shaded: from 0.8 to 1.3" in drawing.alt
     assert len([t for t in drawing.figure.data if t.mode == "lines"]) == 1  # one result has no mean
+
+
+def test_effects_are_sorted_and_told_apart_by_the_band():
+    drawing = draw_effect_by_switch({"loss": {"a": 1.0, "b": 4.0}, "grid": {"int": 1.0, "power": 1.2}}, base=1.0, band=(0.9, 1.1))
+    assert list(drawing.figure.layout.yaxis.ticktext) == ["grid", "loss"], "the largest effect on top"
+    assert list(drawing.figure.data[3].marker.symbol) == ["circle", "triangle-right"]
+    assert {a.text for a in drawing.figure.layout.annotations} == {"b", "power"}, "what lies in the band is not named"
+    assert drawing.alt.startswith("Effect of each switch on KL, nats a token, largest first: loss a factor 4 (a least, b most)")
+
+
+def test_a_step_without_a_result_is_bridged():
+    drawing = draw_stack_waterfall(["float", "W4", "+ A4", "+ R1"], np.array([10.0, NAN, 100.0, 50.0]))
+    assert drawing.table["times the step before"].tolist() == [pytest.approx(NAN, nan_ok=True)] * 2 + [10.0, 0.5]
+    assert "1 step without a result" in drawing.figure.layout.xaxis.title.text
+    assert [t.marker.symbol for t in drawing.figure.data if t.mode == "markers"] == ["circle", "triangle-right", "triangle-left"]
 
 
 def test_massive_and_ordinary_axes_are_logarithmic_where_that_helps():
