@@ -9,6 +9,7 @@ PAGES = {
         st.Page("pages/overview.py", title="Overview", icon=":material/monitor_heart:", default=True),
         st.Page("pages/outliers.py", title="Outliers", icon=":material/show_chart:"),
         st.Page("pages/massive_tokens.py", title="Massive tokens", icon=":material/token:"),
+        st.Page("pages/figures.py", title="Figures of papers", icon=":material/auto_graph:"),
     ],
     "Rotate": [
         st.Page("pages/rotate.py", title="Rotate", icon=":material/sync:"),

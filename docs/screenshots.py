@@ -22,6 +22,7 @@ TARGET = ROOT / "docs" / "screenshots"
 VIEWS = {
     "outliers": "?b=14&s=mlp_in",
     "rotate": "?b=14&s=mlp_in",
+    "figures": "?b=14&s=mlp_in&fig=channel-ribbons",
     "weights": "?b=12&lin=gate_proj",
     "lens": "?b=14&s=mlp_in",
     "lessons": "?b=14&lesson=Outlier&answer=true",

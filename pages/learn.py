@@ -29,6 +29,7 @@ from rotviz.plots.massive_ordinary import draw_massive_ordinary
 from rotviz.plots.seed_spread import draw_seed_spread
 from rotviz.plots.token_channels import draw_token_channels
 from rotviz.plots.words import count, number
+from rotviz.reports.run_figures import learning_curves
 from rotviz.reports.runs import dig
 from rotviz.rotations import ROTATIONS
 from rotviz.types import SLOT_OF_SITE, QuantSpec, Site
@@ -46,7 +47,6 @@ from rotviz.ui.learning import (
     cost_and_gain,
     file_of,
     groups_of,
-    learning_curves,
     learning_recipes,
     learning_words,
     lottery,

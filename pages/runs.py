@@ -38,6 +38,7 @@ from rotviz.reports.runs import (
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.ui.choices import framed
 from rotviz.ui.live import live_run, stopped_run
+from rotviz.ui.reports import report_buttons
 from rotviz.ui.runs import LISTED, column_config, error_log, headline, listed, matching, safe
 from rotviz.ui.show import show
 from rotviz.ui.turns import pick_name
@@ -163,6 +164,8 @@ def _buttons(record: RunRecord) -> None:
                             key="json", on_click="ignore", icon=":material/download:")
         row.download_button("Errors as CSV", lambda: error_grid(result_of(record)).to_csv(), f"{record.run_id}-errors.csv", "text/csv",
                             key="errors-csv", on_click="ignore", icon=":material/download:")
+    with row:
+        report_buttons([record])
     if record.status is not Status.RUNNING and row.button("Delete", key="delete", icon=":material/delete:"):
         _confirm(record)
 
@@ -268,6 +271,8 @@ def _several(records: list[RunRecord]) -> None:
         st.caption("What differs in their recipes:")
         st.dataframe(found, hide_index=True, alt="Recipe keys that differ")
     done = [r for r in records if r.status is Status.DONE]
+    with st.container(horizontal=True):
+        report_buttons(done)
     if len(done) < 2:
         st.info("Figures need two finished runs.")
         return

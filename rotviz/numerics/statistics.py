@@ -110,6 +110,18 @@ def summarize(x: Tensor) -> Summary:
     return _summary(float(ordered[-1]), moments, peaks / x.shape[0], quantiles)
 
 
+def excess_kurtosis(x: Tensor) -> float:
+    """The excess kurtosis of all numbers of x [..., D] alone, without the sorting that a summary takes.
+
+    Raises:
+        BadInput: x is empty, or holds NaN or infinity.
+    """
+    moments = Moments()
+    for chunk in _chunks(_as_tokens(x)):
+        moments += _moments(chunk)
+    return moments.kurtosis
+
+
 def channel_quantiles(x: Tensor, qs: Sequence[float]) -> Tensor:
     """Quantiles of every channel over the tokens. x [T, D] -> float64 [len(qs), D]."""
     x = _as_tokens(x)

@@ -26,12 +26,13 @@ POINTS = 6000  # of all lines together
 
 def draw_error_by_channel(
     errors: Mapping[str, np.ndarray], *, sort: bool = False, log: bool = True, y_range: Range | None = None,
-    unit: str = "mean squared error", title: str | None = None,
+    unit: str = "mean squared error", rank: str = "error", title: str | None = None,
 ) -> Drawing:
-    """Lines of errors [D] by method over the channels.
+    """Lines of errors [D] by method over the channels; or of another positive number that each channel has.
 
     Args:
         sort: order each line from its largest error to its smallest.
+        unit, rank: what the numbers are, on the vertical axis and as what orders the channels.
         log: a log axis.
         y_range: limits in data units, to share between figures.
     """
@@ -50,7 +51,7 @@ def draw_error_by_channel(
                            hovertemplate=f"{escape(name)}<br>channel %{{customdata}}<br>{unit} %{{y:,.4~r}}<extra></extra>")
     length = max(len(v) for v in series.values())
     thin = f"{limit:,} points of {length:,} channels drawn; extremes are kept." if length > limit else ""
-    framed(figure, x="rank of the channel by error" if sort else "channel", y=f"{unit} (log scale)" if log else unit, title=title,
+    framed(figure, x=f"rank of the channel by {rank}" if sort else "channel", y=f"{unit} (log scale)" if log else unit, title=title,
            legend=list(series), note=sentence(thin, note_lost(lost)))
     limits = y_range or shared_range(*series.values(), log=log)
     figure.update_yaxes(**(log_axis(limits) if log else {"range": span(limits)}))

@@ -1,9 +1,11 @@
 """Figures and tables as files.
 
-SVG and PNG are made on this machine by kaleido, which needs Chrome or Chromium. Where there is none, the camera button in a figure's own
+SVG, PDF and PNG are made on this machine by kaleido, which needs Chrome or Chromium. Where there is none, the camera button in a figure's own
 toolbar makes an SVG in the reader's browser: `config(name)` sets its file name.
 """
 
+import importlib.util
+import logging
 import os
 import shutil
 from typing import Any
@@ -43,6 +45,22 @@ def to_png(drawing: Drawing, width: int = 800, height: int | None = None, scale:
     return _image(drawing, "png", width, height, scale)
 
 
+def to_pdf(drawing: Drawing, width: int = 800, height: int | None = None) -> bytes:
+    """The figure as a PDF of one page, on white.
+
+    Raises:
+        BadInput: where there is no browser to draw it; says what would work.
+    """
+    return _image(drawing, "pdf", width, height, 1.0)
+
+
+def missing() -> str:
+    """What SVG, PDF and PNG lack on this machine, in words; empty where they can be drawn."""
+    if importlib.util.find_spec("kaleido") is None:
+        return f"SVG, PDF and PNG are drawn by kaleido, which is not installed: pip install kaleido; or {_ADVICE.partition(', or ')[2]}"
+    return "" if browser() else f"SVG, PDF and PNG need a browser to draw them with: {_ADVICE}"
+
+
 def to_csv(drawing: Drawing) -> str:
     """The table behind the figure."""
     return drawing.table.to_csv(index=False)
@@ -61,8 +79,9 @@ def _image(drawing: Drawing, kind: str, width: int, height: int | None, scale: f
         raise BadInput(f"no browser to draw {kind.upper()} with: {_ADVICE}")
     figure = go.Figure(drawing.figure)
     figure.update_layout(template="plotly_white")  # the figure leaves its font colour to the page's theme; a file has none
-    if kind == "png":
+    if kind != "svg":
         figure.update_layout(paper_bgcolor="#FFFFFF")
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # tells the terminal of every odd byte from the browser, with a traceback
     try:
         return figure.to_image(format=kind, width=width, height=height or figure.layout.height or 450, scale=scale)
     except Exception as error:  # kaleido and its browser fail in many ways; all of them mean the same to the reader

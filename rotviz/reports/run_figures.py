@@ -11,6 +11,7 @@ from rotviz.plots.divergence_bars import draw_divergence_bars
 from rotviz.plots.drawing import Drawing
 from rotviz.plots.error_by_block import RELATIVE_MSE, SQNR_DB, draw_error_by_block
 from rotviz.plots.frame import Range, shared_range
+from rotviz.plots.learning_curve import draw_learning_curve
 from rotviz.plots.pareto import draw_pareto
 from rotviz.plots.perplexity_bars import draw_perplexity_bars
 from rotviz.plots.progress_by_block import draw_progress_by_block
@@ -23,6 +24,9 @@ LOG_FROM = 20.0  # ratio of the largest to the smallest
 MEASURES = {"relative_mse": RELATIVE_MSE, "sqnr_db": SQNR_DB, "massive": "relative MSE of massive tokens",
             "ordinary": "relative MSE of ordinary tokens"}
 COSTS = {"activations": "bits an activation", "weights": "bits a weight", "kv": "bits a KV cache number", "seconds": "seconds of the run"}
+
+Results = Mapping[str, Mapping[str, Any]]
+History = Sequence[Mapping[str, float]]
 
 
 def perplexity_figure(records: Sequence[RunRecord]) -> Drawing:
@@ -55,13 +59,14 @@ def pareto_figure(records: Sequence[RunRecord], cost: str) -> Drawing:
                        cost_title=COSTS[cost])
 
 
-def residual_figure(records: Sequence[RunRecord], measure: str = "relative_mse") -> Drawing:
-    """Error of the residual stream after each block: accumulated solid, this block alone dotted."""
+def residual_figure(records: Sequence[RunRecord], measure: str = "relative_mse", results: Results | None = None) -> Drawing:
+    """Error of the residual stream after each block: accumulated solid, this block alone dotted. Results by run id, or from the store."""
     names, methods, solid, dotted = names_of(records), _methods(records), {}, {}
     if len(set(methods)) == len(methods):  # a method's own name brings its own colour
         names = {r.run_id: method for r, method in zip(records, methods)}
     for record in records:
-        rows = [e for e in result_of(record)["errors"] if e["site"] == Site.RESID]
+        result = results[record.run_id] if results else result_of(record)
+        rows = [e for e in result["errors"] if e["site"] == Site.RESID]
         solid[names[record.run_id]] = _line(rows, measure)
         if measure == "relative_mse":
             dotted[names[record.run_id]] = _line(rows, "isolated")
@@ -117,6 +122,23 @@ def progress_figure(run_id: str) -> Drawing | None:
     return draw_progress_by_block(lines, events[-1].blocks, done=done)
 
 
+def learning_curves(history: History) -> dict[str, Drawing]:
+    """The figures that a learner's numbers allow: its loss, the errors of rounding, and R2's loss before and after by block."""
+    found = {}
+    if any("loss" in m for m in history):
+        found["loss"] = draw_learning_curve({"loss": _steps(history, "loss")}, what="loss")
+    kinds = [kind for kind in ("ordinary", "massive") if any(kind in m for m in history)]
+    if kinds:
+        found["errors"] = draw_learning_curve({kind: _steps(history, kind) for kind in kinds}, what="relative error")
+    heads = [m for m in history if "head_loss" in m]
+    if heads:
+        lines = {name: np.full(int(max(m["block"] for m in heads)) + 1, np.nan) for name in ("start", "learned")}
+        for m in heads:
+            lines["start"][int(m["block"])], lines["learned"][int(m["block"])] = m["head_loss_before"], m["head_loss"]
+        found["heads"] = draw_learning_curve({name: (np.arange(len(v)), v) for name, v in lines.items()}, what="loss of R2", x="block")
+    return found
+
+
 def _methods(records: Sequence[RunRecord]) -> list[str]:
     return [str(dig(r.recipe, "rotation", "method")) for r in records]
 
@@ -146,3 +168,10 @@ def _line(rows: Sequence[Mapping[str, Any]], measure: str) -> np.ndarray:
     for row in rows:
         line[row["block"]] = np.nan if row[measure] is None else row[measure]
     return line
+
+
+def _steps(history: History, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values; of a step that was taken twice (a resumed run) the later one."""
+    points = {m["step"]: m[name] for m in history if "step" in m and name in m}
+    steps = sorted(points)
+    return np.array(steps, dtype=float), np.array([points[s] for s in steps], dtype=float)

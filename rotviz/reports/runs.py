@@ -76,10 +76,10 @@ def apart_from_rotation(record: RunRecord) -> str:
 
 
 def rotation_of_run(record: RunRecord) -> str:
-    """`hadamard`; of a method with other than its usual settings `peak, steps 40`; of a rotation from a file `saved 3f2a`."""
+    """`hadamard`; of a method with other than its usual settings `peak, steps 40`; of a rotation from a file `peak, 3f2a`."""
     table = record.recipe["rotation"]
     if table.get("load"):
-        return f"saved {mark_of(table['load'])}"
+        return f"{dig(record.result, 'learning', 'method') or 'saved'}, {mark_of(table['load'])}"
     method = str(table["method"])
     usual = to_mapping(ROTATIONS[method]()) if method in ROTATIONS else {}
     changed = [f"{key} {plain_value(value)}" for key, value in table.get(method, {}).items() if usual.get(key, value) != value]
@@ -91,8 +91,8 @@ def names_of(records: Sequence[RunRecord]) -> dict[str, str]:
     parts = {r.run_id: _name_parts(r) for r in records}
     names = {run_id: p[0] for run_id, p in parts.items()}
     for extra in range(1, 4):
-        taken = list(names.values())
-        names = {run_id: f"{name} {parts[run_id][extra]}".strip() if taken.count(name) > 1 else name for run_id, name in names.items()}
+        same = {name: {parts[other][extra] for other, its in names.items() if its == name} for name in names.values()}
+        names = {run_id: f"{name} {parts[run_id][extra]}".strip() if len(same[name]) > 1 else name for run_id, name in names.items()}
     if len({r.model for r in records}) > 1:
         names = {r.run_id: f"{names[r.run_id]} · {r.model}" for r in records}
     return names

@@ -104,22 +104,23 @@ def recipe_form(key: str, values: Mapping[str, Any] | None = None, skip: Sequenc
         return None
 
 
-def plain_form(cls: type, key: str, values: Mapping[str, Any] | None = None, columns: int = 2, skip: Sequence[str] = ()) -> dict[str, Any]:
-    """The widgets alone; their values by name, unchecked."""
+def plain_form(cls: type, key: str, values: Mapping[str, Any] | None = None, columns: int = 2, skip: Sequence[str] = (),
+               link: bool = False) -> dict[str, Any]:
+    """The widgets alone; their values by name, unchecked. With `link` they stand in the address bar, otherwise they stay for the session."""
     shown, found = [s for s in _fields(cls) if s.name not in skip], {}
     for first in range(0, len(shown), columns):
         cells = st.columns(columns, vertical_alignment="bottom")
         for cell, setting in zip(cells, shown[first:first + columns]):
             with cell:
-                found[setting.name] = widget(setting, f"{key}.{setting.name}", (values or {}).get(setting.name, setting.default))
+                found[setting.name] = widget(setting, f"{key}.{setting.name}", (values or {}).get(setting.name, setting.default), link)
     return found
 
 
-def widget(setting: Setting, key: str, value: Any) -> Any:
+def widget(setting: Setting, key: str, value: Any, link: bool = False) -> Any:
     """The widget that fits a setting; its value."""
     kind, union = setting.type, typing.get_origin(setting.type) in (typing.Union, types.UnionType)
     parts = typing.get_args(kind) if union else (kind,)
-    common = {"key": key, "help": setting.help, "persist_state": "session"}
+    common = {"key": key, "help": setting.help} | ({"bind": "query-params"} if link else {"persist_state": "session"})
     label = setting.label[:1].upper() + setting.label[1:]
     if kind is bool:
         return st.toggle(label, bool(value), **common)

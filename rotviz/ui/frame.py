@@ -14,7 +14,7 @@ from rotviz.errors import RotvizError
 from rotviz.ui.choices import draw_choices
 from rotviz.ui.theme import apply_theme
 
-LOOKING = ("", "outliers", "massive_tokens", "rotate", "lens", "lessons", "learn")
+LOOKING = ("", "outliers", "massive_tokens", "figures", "rotate", "lens", "lessons", "learn")
 """Pages that look at a text: they get all of the sidebar's choices."""
 LOADING = ("doctor", "evaluate", "weights")
 """Pages that have a use for a model alone."""
@@ -28,7 +28,7 @@ _PAGE, _KEPT = "frame-page", "frame-kept"
 def run(pages: Mapping[str, Sequence[StreamlitPage]]) -> None:
     """Draw the frame and run the page. An error that rotviz explains becomes a message, not a traceback."""
     st.set_page_config(page_title="rotviz", page_icon=":material/sync:", layout="wide")
-    page = st.navigation(dict(pages))
+    page = st.navigation(dict(pages), expanded=True)  # all of them: Streamlit would fold the last ones away
     apply_theme()
     _put_back(page)
     try:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from rotviz.evaluation.sites import Turn
@@ -14,9 +13,8 @@ from rotviz.evaluation.verdict import HELPS, HURTS, SAME, UNKNOWN, Verdict, judg
 from rotviz.numerics.errors import SplitError
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.saved import SavedRotation
-from rotviz.plots.drawing import Drawing
-from rotviz.plots.learning_curve import draw_learning_curve
 from rotviz.plots.words import count, number
+from rotviz.reports.run_figures import History
 from rotviz.reports.runs import Measure, dig, measure_labels, measure_of
 from rotviz.rotations import ROTATIONS, learns
 from rotviz.rotations.learning import STARTS, is_file
@@ -32,8 +30,6 @@ R1 = (Slot.R1,)
 BASELINE = "hadamard"
 """What a learned rotation has to beat."""
 
-History = Sequence[Mapping[str, float]]
-
 
 # While a method learns, and afterwards
 
@@ -43,35 +39,11 @@ def learning_history(run_id: str) -> list[dict[str, float]]:
     return [e.event.metrics for e in Store().events_since(run_id) if e.event.stage == "learn" and e.event.metrics]
 
 
-def learning_curves(history: History) -> dict[str, Drawing]:
-    """The figures that a learner's numbers allow: its loss, the errors of rounding, and R2's loss before and after by block."""
-    found = {}
-    if any("loss" in m for m in history):
-        found["loss"] = draw_learning_curve({"loss": _line(history, "loss")}, what="loss")
-    kinds = [kind for kind in ("ordinary", "massive") if any(kind in m for m in history)]
-    if kinds:
-        found["errors"] = draw_learning_curve({kind: _line(history, kind) for kind in kinds}, what="relative error")
-    heads = [m for m in history if "head_loss" in m]
-    if heads:
-        lines = {name: np.full(int(max(m["block"] for m in heads)) + 1, np.nan) for name in ("start", "learned")}
-        for m in heads:
-            lines["start"][int(m["block"])], lines["learned"][int(m["block"])] = m["head_loss_before"], m["head_loss"]
-        found["heads"] = draw_learning_curve({name: (np.arange(len(v)), v) for name, v in lines.items()}, what="loss of R2", x="block")
-    return found
-
-
 def learning_words(history: History) -> str:
     """What the curves are, and how orthogonal the matrix is."""
     orthogonality = [m["orthogonality"] for m in history if "orthogonality" in m]
     exact = f" Orthogonality error |RᵀR − I| now {orthogonality[-1]:.0e}; the result is made exact in float64." if orthogonality else ""
     return "The loss that the method minimizes, and what rounding loses on calibration tokens, massive and ordinary ones apart." + exact
-
-
-def _line(history: History, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values; of a step that was taken twice (a resumed run) the later one."""
-    points = {m["step"]: m[name] for m in history if "step" in m and name in m}
-    steps = sorted(points)
-    return np.array(steps, dtype=float), np.array([points[s] for s in steps], dtype=float)
 
 
 # The recipes that learn

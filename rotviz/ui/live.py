@@ -12,10 +12,10 @@ import streamlit as st
 from rotviz.errors import RotvizError
 from rotviz.jobs import queue
 from rotviz.jobs.queue import RunStatus
-from rotviz.reports.run_figures import progress_figure
+from rotviz.reports.run_figures import learning_curves, progress_figure
 from rotviz.reports.runs import duration
 from rotviz.store.runs import RunRecord, Status, Store
-from rotviz.ui.learning import learning_curves, learning_history, learning_words
+from rotviz.ui.learning import learning_history, learning_words
 from rotviz.ui.runs import headline, listed, safe, why_stopped
 
 POLL = "2s"

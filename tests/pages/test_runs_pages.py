@@ -311,6 +311,15 @@ def test_two_runs_of_one_protocol_are_compared_with_locked_axes(store: Store) ->
     assert not at.warning
 
 
+def test_finished_runs_can_be_taken_away_as_a_report(store: Store) -> None:
+    a, b, _ = _done(store)
+    failed = store.list(status=Status.FAILED)[0]
+    reports = {"Report as HTML", "Report as notebook"}
+    for query in ({"run": a.run_id}, {"runs": f"{a.run_id},{b.run_id}"}):
+        assert reports <= {button.proto.label for button in _page("runs", **query).get("download_button")}
+    assert not reports & {button.proto.label for button in _page("runs", run=failed.run_id).get("download_button")}
+
+
 def test_runs_of_two_protocols_are_not_compared(store: Store) -> None:
     a, b = _done(store)[0], _done(store, 64)[0]
     at = _page("runs", runs=f"{a.run_id},{b.run_id}")

@@ -3,6 +3,7 @@
 import numpy as np
 
 from rotviz.plots.bars import draw_bars
+from rotviz.plots.boxes_by_block import PERCENTILES, draw_boxes_by_block
 from rotviz.plots.butterflies import draw_butterflies
 from rotviz.plots.channel_ribbons import channel_percentiles, draw_channel_ribbons
 from rotviz.plots.compare_errors import draw_compare_errors
@@ -240,6 +241,11 @@ def butterflies(n: int = 96, d: int = 576):
     return draw_butterflies(np.stack(stages))
 
 
+def boxes_by_block(n: int = 96, d: int = 576):
+    blocks = 30 if n < 1000 else 126
+    return draw_boxes_by_block(np.stack([np.percentile(hidden(8, d, seed=b), PERCENTILES) for b in range(blocks)]))
+
+
 def weight_grid(n: int = 96, d: int = 576):
     generator = np.random.default_rng(11)
     counts, edges = np.histogram(generator.standard_normal(n * d) * 2.5, bins=200 if n < 1000 else 4000)
@@ -278,4 +284,4 @@ DRAWINGS = {f.__name__: f for f in (
     token_channel_map, spikes, channel_ribbons, histogram, qq, magnitude_by_block, kurtosis_by_block, massive_map, token_channels,
     error_scatter, error_by_block, error_by_channel, perplexity_bars, divergence_bars, pareto, progress_by_block, seed_spread,
     weight_grid, weight_map, waterfall, learning_curve, massive_ordinary, curves, energy_spread, bars, grid_cells,
-    butterflies, compare_errors, memory_by_part, roofline, effect_by_switch, stack_waterfall)}
+    boxes_by_block, butterflies, compare_errors, memory_by_part, roofline, effect_by_switch, stack_waterfall)}

@@ -14,9 +14,11 @@ import rotviz.plots
 from rotviz.errors import BadInput
 from rotviz.plots import export, palette
 from rotviz.plots.bars import draw_bars
+from rotviz.plots.boxes_by_block import draw_boxes_by_block
 from rotviz.plots.butterflies import draw_butterflies
 from rotviz.plots.channel_ribbons import channel_percentiles, draw_channel_ribbons
 from rotviz.plots.compare_errors import draw_compare_errors
+from rotviz.plots.compose import side_by_side
 from rotviz.plots.curves import draw_curves
 from rotviz.plots.divergence_bars import draw_divergence_bars
 from rotviz.plots.drawing import Drawing, nothing
@@ -150,6 +152,7 @@ AWKWARD = {
     "bars": lambda make: draw_bars(few(len(v := make(T))), {"a": v, "<b>mine": v}),
     "grid_cells": lambda make: draw_grid_cells(make(T, 2), 0.5),
     "grid_cells empty": lambda make: draw_grid_cells(make(T, 2), NAN),
+    "boxes_by_block": lambda make: draw_boxes_by_block(make(L, 7)),
     "butterflies": lambda make: draw_butterflies(make(4, 8)),
     "massive_map": lambda make: draw_massive_map(a := make(L, T), few(T), massive=a > 1),
     "token_channels": lambda make: draw_token_channels(make(D), "<script>", 0),
@@ -259,6 +262,21 @@ def test_massive_and_ordinary_axes_are_logarithmic_where_that_helps():
     assert near.xaxis.type is None and near.xaxis.range[1] / near.xaxis.range[0] > 1.4  # one percent is no gulf
     far = draw_massive_ordinary({"orthogonal": (np.array([0.01, 0.01]), np.array([0.012, 0.0012]))}).figure.layout
     assert far.xaxis.type is None and far.yaxis.type == "log"
+
+
+def test_side_by_side_keeps_axes_notes_and_one_legend():
+    panels = [("one", cases.error_scatter()), ("two <b>", cases.error_scatter()), ("three", cases.seed_spread())]
+    figure = side_by_side(panels)
+    assert {t.xaxis for t in figure.data} == {"x", "x2", "x3"} and {t.yaxis for t in figure.data} == {"y", "y2", "y3"}
+    assert figure.layout.xaxis2.range == panels[1][1].figure.layout.xaxis.range and figure.layout.yaxis3.anchor == "x3"
+    ends = [figure.layout[f"xaxis{i}"].domain for i in ("", "2", "3")]
+    assert ends[0][0] == 0 and ends[2][1] == pytest.approx(1) and ends[0][1] < ends[1][0] and ends[1][1] < ends[2][0]
+    named = [t.name for t in figure.data if t.showlegend is not False and t.name]
+    assert len(named) == len(set(named)) == 2
+    assert "two &lt;b&gt;" in as_text(Drawing("x", figure, "", None)) and figure.layout.shapes[0].xref == "x3 domain"
+    scenes = side_by_side([("a", cases.spikes()), ("b", cases.spikes())])
+    assert {t.scene for t in scenes.data} == {"scene", "scene2"} and scenes.layout.scene2.domain.x[0] > scenes.layout.scene.domain.x[1]
+    assert side_by_side([("", cases.pareto())]) == cases.pareto().figure
 
 
 def test_inputs_are_left_alone():
