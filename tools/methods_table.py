@@ -4,19 +4,20 @@ import sys
 from pathlib import Path
 
 from rotviz.config import settings_of
+from rotviz.figures import FIGURES
 from rotviz.models.families import FAMILIES
 from rotviz.pipeline.recipe import recipe_settings
 from rotviz.quantizers import QUANTIZERS
 from rotviz.rotations import ROTATIONS
 
 TARGET = Path(__file__).parents[1] / "docs" / "methods.md"
-HEAD = "# Methods, families and recipe keys\n\nWritten by `python tools/methods_table.py` from the code; a test keeps it current.\n"
+HEAD = "# Methods, families, figures and recipe keys\n\nWritten by `python tools/methods_table.py` from the code; a test keeps it current.\n"
 
 
 def document() -> str:
     """The whole page."""
     rotations = _methods("Rotations", "rotation.method", ROTATIONS)
-    return "\n".join([HEAD, rotations, _methods("Weight quantizers", "weights.method", QUANTIZERS), _families(), _keys()])
+    return "\n".join([HEAD, rotations, _methods("Weight quantizers", "weights.method", QUANTIZERS), _families(), _figures(), _keys()])
 
 
 def _methods(title: str, key: str, registry) -> str:
@@ -30,6 +31,17 @@ def _methods(title: str, key: str, registry) -> str:
 def _families() -> str:
     lines = ["## Model families\n", "| family | transformers architectures |", "| --- | --- |"]
     lines += [f"| {name} | {', '.join(FAMILIES[name].architectures)} |" for name in sorted(FAMILIES)]
+    return "\n".join(lines) + "\n"
+
+
+def _figures() -> str:
+    lines = ["## Figures of papers\n", "`rotviz figure NAME`, page Figures of papers\n", "| name | what it shows | after | settings (default) |",
+             "| --- | --- | --- | --- |"]
+    for name in sorted(FIGURES):
+        preset = FIGURES[name]
+        settings = ", ".join(f"`{s.name}` ({', '.join(s.default) if isinstance(s.default, tuple) else s.default}): {s.help}"
+                             for s in settings_of(preset)) or "none"
+        lines.append(f"| `{name}` | {preset.words.replace('|', '/')} | {preset.paper} | {settings.replace('|', '/')} |")
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ import plotly.io
 from rotviz.errors import BadInput
 from rotviz.figures.make import PaperFigure
 from rotviz.home import write_atomically
-from rotviz.plots.export import missing, to_csv, to_pdf, to_png, to_svg
+from rotviz.plots.export import missing, to_csv, to_images
 
 BY_BROWSER = (".svg", ".pdf", ".png")
 BARE = (".pdf", ".csv")
 """Formats without room for the caption."""
+FORMATS = (*BY_BROWSER, ".html", ".csv", ".json", ".py", ".txt")
 MEDIA = {".svg": "image/svg+xml", ".pdf": "application/pdf", ".png": "image/png", ".html": "text/html", ".csv": "text/csv",
          ".json": "application/json", ".py": "text/x-python", ".txt": "text/plain"}
 
@@ -42,11 +43,17 @@ def content(made: PaperFigure, suffix: str) -> bytes:
     Raises:
         BadInput: no such format, or it takes a browser and there is none; says what would work.
     """
-    if suffix not in _WRITERS:
-        raise BadInput(f"a figure cannot be written as {suffix or 'a file without an ending'}: use {', '.join(_WRITERS)}, or a folder for all")
-    if suffix in BY_BROWSER and missing():
-        raise BadInput(missing())
-    return _WRITERS[suffix](made)
+    if suffix not in FORMATS:
+        raise BadInput(f"a figure cannot be written as {suffix or 'a file without an ending'}: use {', '.join(FORMATS)}, or a folder for all")
+    return contents(made, [suffix])[suffix]
+
+
+def contents(made: PaperFigure, suffixes: Sequence[str]) -> dict[str, bytes]:
+    """A figure in several formats by their endings; the browser is started once for all that it draws."""
+    drawn = [suffix for suffix in suffixes if suffix in BY_BROWSER]
+    images = to_images(made.drawing, [suffix[1:] for suffix in drawn], made.width) if drawn else {}
+    return {suffix: _PICTURES[suffix](made, images[suffix[1:]]) if suffix in drawn else _TEXTS[suffix](made)
+            for suffix in suffixes}
 
 
 def write(made: PaperFigure, target: Path) -> list[Path]:
@@ -59,20 +66,20 @@ def write(made: PaperFigure, target: Path) -> list[Path]:
         first = content(made, target.suffix)
         found = [_put(target, first)]
         return found + ([_put(target.with_suffix(".txt"), content(made, ".txt"))] if target.suffix in BARE else [])
-    return [_put(target / f"{made.name}{suffix}", content(made, suffix)) for suffix in possible()]
+    return [_put(target / f"{made.name}{suffix}", found) for suffix, found in contents(made, possible()).items()]
 
 
 def possible() -> list[str]:
     """The endings that can be written on this machine."""
-    return [suffix for suffix in _WRITERS if not (suffix in BY_BROWSER and missing())]
+    return [suffix for suffix in FORMATS if not (suffix in BY_BROWSER and missing())]
 
 
 def bundle(made: PaperFigure) -> bytes:
     """Everything that can be made, as a ZIP."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for suffix in possible():
-            archive.writestr(f"{made.name}{suffix}", content(made, suffix))
+        for suffix, found in contents(made, possible()).items():
+            archive.writestr(f"{made.name}{suffix}", found)
     return packed.getvalue()
 
 
@@ -85,14 +92,12 @@ def _put(path: Path, found: bytes) -> Path:
     return write_atomically(path, lambda place: place.write_bytes(found) and None)
 
 
-def _svg(made: PaperFigure) -> bytes:
-    drawn = to_svg(made.drawing, made.width).decode()
+def _svg(made: PaperFigure, drawn: bytes) -> bytes:
     inside = f"<title>{html.escape(made.title)}</title><desc>{html.escape(words(made))}</desc>"
-    return re.sub(r"(<svg\b[^>]*>)", lambda found: found[1] + inside, drawn, count=1).encode()
+    return re.sub(r"(<svg\b[^>]*>)", lambda found: found[1] + inside, drawn.decode(), count=1).encode()
 
 
-def _png(made: PaperFigure) -> bytes:
-    drawn = to_png(made.drawing, made.width)
+def _png(made: PaperFigure, drawn: bytes) -> bytes:
     head = 8 + 25  # signature, and IHDR with its length, name and checksum
     return drawn[:head] + _chunk("Title", made.title) + _chunk("Description", words(made)) + drawn[head:]
 
@@ -138,8 +143,8 @@ def numbers(node: Any) -> Any:
     return [numbers(value) for value in node] if isinstance(node, list) else node
 
 
-_WRITERS: dict[str, Callable[[PaperFigure], bytes]] = {
-    ".svg": _svg, ".pdf": lambda made: to_pdf(made.drawing, made.width), ".png": _png, ".html": _html,
-    ".csv": lambda made: to_csv(made.drawing).encode(), ".json": _json, ".py": lambda made: made.script.encode(),
+_PICTURES: dict[str, Callable[[PaperFigure, bytes], bytes]] = {".svg": _svg, ".pdf": lambda made, drawn: drawn, ".png": _png}
+_TEXTS: dict[str, Callable[[PaperFigure], bytes]] = {
+    ".html": _html, ".csv": lambda made: to_csv(made.drawing).encode(), ".json": _json, ".py": lambda made: made.script.encode(),
     ".txt": lambda made: words(made).encode(),
 }

@@ -8,6 +8,9 @@ import importlib.util
 import logging
 import os
 import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
@@ -27,31 +30,48 @@ def config(name: str) -> dict[str, Any]:
     }
 
 
-def to_svg(drawing: Drawing, width: int = 800, height: int | None = None) -> bytes:
-    """The figure as SVG on a clear background.
-
-    Raises:
-        BadInput: where there is no browser to draw it; says what would work.
-    """
-    return _image(drawing, "svg", width, height, 1.0)
-
-
 def to_png(drawing: Drawing, width: int = 800, height: int | None = None, scale: float = 2.0) -> bytes:
-    """The figure as PNG on white, `scale` pixels for each of the page's.
+    """The figure as PNG on white, `scale` pixels for each of the page's; raises as `to_images`."""
+    return to_images(drawing, ["png"], width, height, scale)["png"]
+
+
+def to_images(drawing: Drawing, kinds: Sequence[str], width: int = 800, height: int | None = None, scale: float = 2.0) -> dict[str, bytes]:
+    """The figure as several of "svg" (on a clear background), "pdf" and "png" (on white), with one start of the browser, which takes seconds.
+
+    MathJax, which kaleido would fetch from the network, is left out: no label of ours is TeX.
+
+    Args:
+        scale: a PNG's pixels for each of the page's.
 
     Raises:
-        BadInput: where there is no browser to draw it; says what would work.
+        BadInput: where there is no browser to draw with; says what would work.
     """
-    return _image(drawing, "png", width, height, scale)
+    names = ", ".join(kind.upper() for kind in kinds)
+    if missing():
+        raise BadInput(missing())
+    import kaleido
+
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # tells the terminal of every odd byte from the browser, with a traceback
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {kind: Path(folder) / f"figure.{kind}" for kind in kinds}
+        size = {"width": width, "height": height or drawing.figure.layout.height or 450}
+        wanted = [{"fig": _on_paper(drawing, kind), "path": path, "opts": size | {"format": kind, "scale": scale if kind == "png" else 1}}
+                  for kind, path in paths.items()]
+        try:
+            kaleido.write_fig_from_object_sync(wanted, kopts={"mathjax": False})
+            return {kind: path.read_bytes() for kind, path in paths.items()}
+        except Exception as error:  # kaleido and its browser fail in many ways; all of them mean the same to the reader
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BadInput(f"the browser could not draw the {names} ({reason}): {_ADVICE}") from error
 
 
-def to_pdf(drawing: Drawing, width: int = 800, height: int | None = None) -> bytes:
-    """The figure as a PDF of one page, on white.
-
-    Raises:
-        BadInput: where there is no browser to draw it; says what would work.
-    """
-    return _image(drawing, "pdf", width, height, 1.0)
+def _on_paper(drawing: Drawing, kind: str) -> dict[str, Any]:
+    """The figure as kaleido takes it, with a font colour, which figures leave to the page's theme."""
+    figure = go.Figure(drawing.figure)
+    figure.update_layout(template="plotly_white")
+    if kind != "svg":
+        figure.update_layout(paper_bgcolor="#FFFFFF")
+    return figure.to_dict()
 
 
 def missing() -> str:
@@ -72,18 +92,3 @@ def browser() -> str | None:
     if named:
         return named if os.path.exists(named) else None
     return next((path for path in map(shutil.which, BROWSERS) if path), None)
-
-
-def _image(drawing: Drawing, kind: str, width: int, height: int | None, scale: float) -> bytes:
-    if browser() is None:
-        raise BadInput(f"no browser to draw {kind.upper()} with: {_ADVICE}")
-    figure = go.Figure(drawing.figure)
-    figure.update_layout(template="plotly_white")  # the figure leaves its font colour to the page's theme; a file has none
-    if kind != "svg":
-        figure.update_layout(paper_bgcolor="#FFFFFF")
-    logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # tells the terminal of every odd byte from the browser, with a traceback
-    try:
-        return figure.to_image(format=kind, width=width, height=height or figure.layout.height or 450, scale=scale)
-    except Exception as error:  # kaleido and its browser fail in many ways; all of them mean the same to the reader
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"the browser could not draw the {kind.upper()} ({reason}): {_ADVICE}") from error

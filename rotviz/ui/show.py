@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from rotviz.plots.drawing import Drawing
-from rotviz.plots.export import browser, config, to_csv, to_png
+from rotviz.plots.export import config, missing, to_csv, to_png
 
 
 def show(drawing: Drawing, key: str, *, caption: str = "", on_select: str = "ignore", selection_mode: Any = "points") -> Any:
@@ -27,7 +27,7 @@ def show(drawing: Drawing, key: str, *, caption: str = "", on_select: str = "ign
         with st.container(horizontal=True):
             st.download_button("CSV", lambda: to_csv(drawing), f"{drawing.name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore",
                                icon=":material/download:", help="The table; the camera in the figure's toolbar saves it as SVG.")
-            if browser():
+            if not missing():
                 st.download_button("PNG", lambda: to_png(drawing), f"{drawing.name}.png", "image/png", key=f"{key}-png",
                                    on_click="ignore", icon=":material/image:", help="The figure on white, drawn on this machine.")
     return event

@@ -1,8 +1,10 @@
 """The figures of the papers on a tiny model and tiny runs: each is drawn, explained, written, and its script makes the same one again."""
 
+import io
 import json
 import re
 import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from rotviz.capture.inspect import Look
 from rotviz.cli import main
 from rotviz.errors import BadInput, UnknownName
 from rotviz.figures import FIGURES, Needs, Subject, of_runs
-from rotviz.figures.files import bundle, content, write
+from rotviz.figures.files import FORMATS, bundle, content, write
 from rotviz.figures.make import PaperFigure, make
 from rotviz.jobs.execute import execute_now
 from rotviz.pipeline.recipe import Recipe
@@ -183,9 +185,11 @@ def test_without_a_browser_the_rest_is_made_and_the_lack_is_said(tmp_path, monke
 @pytest.mark.skipif(bool(export.missing()), reason="no Chrome or Chromium here")
 def test_pictures_carry_caption_and_protocol():
     made = make("flatness", SUBJECT)
-    svg = content(made, ".svg").decode()
+    packed = zipfile.ZipFile(io.BytesIO(bundle(made)))
+    assert [name.removeprefix("flatness") for name in packed.namelist()] == list(FORMATS)
+    svg = packed.read("flatness.svg").decode()
     assert f"<title>{made.title}</title>" in svg and "weights: " in svg.split("<desc>")[1].split("</desc>")[0]
-    png, found, at = content(made, ".png"), {}, 8
+    png, found, at = packed.read("flatness.png"), {}, 8
     while at < len(png):
         size, kind = struct.unpack(">I4s", png[at:at + 8])
         if kind == b"iTXt":
@@ -193,7 +197,7 @@ def test_pictures_carry_caption_and_protocol():
             found[key] = rest.lstrip(b"\0").decode()
         at += 12 + size
     assert found[b"Title"] == made.title and made.caption in found[b"Description"]
-    assert content(made, ".pdf").startswith(b"%PDF")
+    assert packed.read("flatness.pdf").startswith(b"%PDF")
 
 
 def test_command_line(tmp_path, capsys, filled_home):

@@ -406,12 +406,12 @@ def test_export():
 def test_export_without_a_browser_says_what_would_work(monkeypatch):
     monkeypatch.setattr(export, "browser", lambda: None)
     with pytest.raises(BadInput, match="install Chromium"):
-        export.to_svg(cases.perplexity_bars())
+        export.to_png(cases.perplexity_bars())
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(export.browser() is None, reason="no Chrome or Chromium here")
 def test_export_draws():
     drawing = cases.perplexity_bars()
-    assert b"<svg" in export.to_svg(drawing)[:200]
-    assert export.to_png(drawing).startswith(b"\x89PNG")
+    images = export.to_images(drawing, ["svg", "pdf", "png"])
+    assert b"<svg" in images["svg"][:200] and images["pdf"].startswith(b"%PDF") and images["png"].startswith(b"\x89PNG")
