@@ -64,6 +64,18 @@ def reset_peak_memory(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
+def give_memory_back(device: torch.device) -> None:
+    """Let a GPU's allocator return what it holds and nobody uses, so that a smaller batch finds room in one piece; nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told; nothing on a CPU, which is done by then."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def on_device_of(x: torch.Tensor) -> contextlib.AbstractContextManager[object]:
     """A block in which kernels are launched on the GPU that holds x; nothing for a tensor on the CPU."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()

@@ -65,8 +65,12 @@ class SiteMeter:
     """
 
     def __init__(self, massive: Tensor) -> None:
-        self.massive = massive
         self.on = True
+        self.restart(massive)
+
+    def restart(self, massive: Tensor) -> None:
+        """Forget what was measured and begin again, with other windows."""
+        self.massive = massive
         self._sums: dict[Site, Tensor] = {}
 
     def __call__(self, site: Site, before: Tensor, after: Tensor) -> None:

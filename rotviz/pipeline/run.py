@@ -10,6 +10,8 @@ pushed again, for the errors by block.
 Where weights are learned or scaled, the calibration windows go along (weights.py); where bits are shared out by importance, the gradients come first
 (importance.py).
 
+Where the memory is too small for a batch, the batch is done again in halves and the result says so (batches.py).
+
 With a checkpoint folder the walk's state is written after each block and picked up by itself: a killed run goes on where it was.
 """
 
@@ -32,6 +34,7 @@ from rotviz.models.family import BlockView, NormKind
 from rotviz.models.loading import LoadedModel
 from rotviz.models.walk import Ends, Entry, forward, narrowed
 from rotviz.numerics.errors import relative_mse
+from rotviz.pipeline.batches import Batches, memory_is_full
 from rotviz.pipeline.checkpoint import WalkState, load_state, save_state
 from rotviz.pipeline.events import Event
 from rotviz.pipeline.importance import Importance, importance_of
@@ -81,7 +84,9 @@ def run(recipe: Recipe, *, checkpoint: Path | None = None, cancelled: Callable[[
     job = _Job(recipe, checkpoint, cancelled or (lambda: False))
     try:
         return (yield from job.carry_out(loaded))
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
+            raise
         raise OutOfRoom("the memory is full; use fewer windows (text.windows), shorter ones (text.length), or a smaller model; "
                         "blocks that were finished are kept") from error
 
@@ -106,6 +111,10 @@ class _Job:
     cancelled: Callable[[], bool]
     seconds: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
+    batches: Batches | None = None
+    """Windows that go through a block together; known when the text is."""
+    scored: Batches | None = None
+    """Tokens that are scored together."""
     before: float = 0.0
     """The share of the bar that learning a rotation took; the other stages share the rest."""
 
@@ -119,6 +128,8 @@ class _Job:
             windows = windows_for(prepared)
         plan, learning = yield from self.learn(prepared)
         tokens = windows.tokens.to(prepared.device)
+        self.batches = Batches(_batch(tokens), "window", prepared.device)
+        self.scored = Batches(SCORE_TOKENS, "token", prepared.device)
         proofs = yield from self.prove(prepared, plan, tokens)
         steps = steps_for(plan, prepared.source.family)
         ends = prepared.source.ends, rewrite_ends(prepared.source.ends, steps)
@@ -130,7 +141,8 @@ class _Job:
             recipe=self.recipe.to_dict(), reference=reference, quantized=quantized, divergence=divergence,
             errors=tuple(state.errors), weight_errors=tuple(state.weight_errors), proofs=tuple(proofs), seconds=self.seconds,
             peak_memory_mb=peak_memory_mb(prepared.device), environment=environment(describe(prepared.device)),
-            notes=(*prepared.loaded.notes, *(learning.notes if learning else ()), *collected_notes(state.learned)),
+            notes=(*prepared.loaded.notes, *(learning.notes if learning else ()), *collected_notes(state.learned),
+                   *self.batches.notes, *self.scored.notes),
             learning=learning.to_dict() if learning else None, learned=tuple(state.learned), allocation=importance.table, scores=scores,
         )
 
@@ -188,7 +200,7 @@ class _Job:
         first = tokens[:_batch(tokens)]
         entries = [ends[0].entry(first), ends[1].entry(first), ends[1].entry(first[:1, :ISOLATED_TOKENS])]
         if state is None or (len(state.reference) < len(tokens) and kept is None):
-            state = WalkState(0, _embed(ends[0], tokens if kept is None else first), _embed(ends[1], tokens))
+            state = WalkState(0, self.embed(ends[0], tokens if kept is None else first), self.embed(ends[1], tokens))
         else:
             self.seconds.update({k: v + self.seconds.get(k, 0.0) for k, v in state.seconds.items()})
             yield self.event("walk", self.walk_fraction(state.block, len(source)), f"going on at block {state.block}", state.block, len(source))
@@ -196,7 +208,7 @@ class _Job:
         massive = torch.zeros(state.reference.shape[:2], dtype=torch.uint8) if state.massive is None else state.massive
         state.massive = massive.to(prepared.device)
         with self.timed("weights"):
-            stack = stack_for(prepared, ends[1], state, importance, self.stop_if_cancelled)
+            stack = stack_for(prepared, ends[1], state, importance, self.stop_if_cancelled, self.batches)
         while state.block < len(source):
             rewritten = yield from self.weights(prepared, steps, stack, state)
             with self.timed("walk"):
@@ -218,6 +230,12 @@ class _Job:
                 state.reference = kept.hidden.to(prepared.device)
                 state.massive = state.massive if kept.massive is None else kept.massive
         return state
+
+    def embed(self, ends: Ends, tokens: Tensor) -> Tensor:
+        """Hidden states [N, L, D] before the first block."""
+        found: list[Tensor] = []
+        self.batches.over(len(tokens), lambda part: found.append(ends.entry(tokens[part]).hidden), "the embedding")
+        return torch.cat(found)
 
     def weights(self, prepared: Prepared, steps: list[Step], stack: WeightStack, state: WalkState) -> Generator[Event, None, BlockView]:
         """The next block, rewritten and its weights quantized; its own copy."""
@@ -244,7 +262,7 @@ class _Job:
         for window in range(len(tokens)):
             self.stop_if_cancelled()
             with self.timed("score"):
-                found.append(_score_window(ends, tokens[window], state.reference[window], state.quantized[window]))
+                found.append(_score_window(ends, tokens[window], state.reference[window], state.quantized[window], self.scored))
             done = (window + 1) / len(tokens)
             yield self.event("score", _SCORE_FROM + (1 - _SCORE_FROM) * done, f"scored window {window + 1} of {len(tokens)}")
         scored = tokens.shape[1] - 1
@@ -276,44 +294,49 @@ class _Job:
 
 def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: BlockView, entries: list[Entry], state: WalkState) -> dict[str, float]:
     """One block: push both streams through it and its quantized copy, measure on the first batch."""
-    index, size = state.block, _batch(state.quantized)
+    index, where = state.block, f"block {state.block}"
     original = prepared.source.original(index)
-    first = state.reference[:size].clone()
-    limit = massive_limit(first)
+    first = state.reference[:_batch(state.quantized)].clone()
+    limit, measured = massive_limit(first), 0
     meter = SiteMeter(beyond(first, limit).flatten())
     for batch in batches(state.reference):
         state.massive[batch] += beyond(state.reference[batch], limit)
     quantize_activations(rewritten, prepared.recipe.activations.spec(), meter)
     quantize_cache(rewritten, prepared.recipe.kv.spec(), meter)
     turned = _turn(first[:1, :ISOLATED_TOKENS], plan, prepared)
-    for stream, block, entry in ((state.quantized, rewritten, entries[1]), (state.reference, original, entries[0])):
-        for start in range(0, len(stream), size):
-            job.stop_if_cancelled()
-            batch = slice(start, start + size)
-            stream[batch] = forward(block.block, stream[batch], narrowed(entry.arguments[index], len(stream[batch])))
-            meter.on = False  # what the first batch of the quantized stream loses is enough
-    reference = _centered(state.reference[:size], plan, prepared)
+
+    def push(stream: Tensor, block: BlockView, entry: Entry, part: slice) -> None:
+        job.stop_if_cancelled()
+        stream[part] = forward(block.block, stream[part], narrowed(entry.arguments[index], part.stop - part.start))
+
+    def push_quantized(part: slice) -> None:
+        nonlocal measured
+        meter.on = part.start == 0  # what the first batch of the quantized stream loses is enough
+        if meter.on:
+            meter.restart(beyond(first[part], limit).flatten())
+        push(state.quantized, rewritten, entries[1], part)
+        measured = measured or part.stop
+
+    job.batches.over(len(state.quantized), push_quantized, where)
+    meter.on = False
+    job.batches.over(len(state.reference), lambda part: push(state.reference, original, entries[0], part), where)
+    reference = _centered(state.reference[:measured], plan, prepared)
     isolated_out = _straighten(forward(rewritten.block, turned, entries[2].arguments[index]), plan)
     isolated = relative_mse(reference[:1, :ISOLATED_TOKENS], isolated_out)
-    residual = residual_error(index, reference.flatten(0, 1), _straighten(state.quantized[:size], plan).flatten(0, 1), isolated)
+    residual = residual_error(index, reference.flatten(0, 1), _straighten(state.quantized[:measured], plan).flatten(0, 1), isolated)
     state.errors += [error.to_dict() for error in (*meter.errors(index), residual)]
     return {"accumulated": residual.relative_mse, "isolated": isolated}
 
 
-def _embed(ends: Ends, tokens: Tensor) -> Tensor:
-    """Hidden states [N, L, D] before the first block."""
-    size = _batch(tokens)
-    return torch.cat([ends.entry(tokens[i:i + size]).hidden for i in range(0, len(tokens), size)])
-
-
-def _score_window(ends: tuple[Ends, Ends], tokens: Tensor, reference: Tensor, quantized: Tensor) -> Scores:
+def _score_window(ends: tuple[Ends, Ends], tokens: Tensor, reference: Tensor, quantized: Tensor, together: Batches) -> Scores:
     """What each token of one window but its first scored, on the CPU."""
-    parts = []
-    last = len(tokens) - 1
-    for start in range(0, last, SCORE_TOKENS):
-        part = slice(start, min(start + SCORE_TOKENS, last))
+    parts: list[Scores] = []
+
+    def score_part(part: slice) -> None:
         logits = [end.finish(stream[None, part])[0] for end, stream in zip(ends, (reference, quantized))]
         parts.append(score(*logits, tokens[1:][part]))
+
+    together.over(len(tokens) - 1, score_part, "scoring")
     return Scores(*(torch.cat([getattr(one, name) for one in parts]).cpu() for name in ("reference", "quantized", "kl", "same_top")))
 
 

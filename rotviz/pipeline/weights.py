@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from rotviz.models.family import BlockView
 from rotviz.models.walk import Ends, Entry, forward, narrowed
 from rotviz.numerics.errors import relative_mse
+from rotviz.pipeline.batches import Batches
 from rotviz.pipeline.checkpoint import WalkState
 from rotviz.pipeline.importance import Importance
 from rotviz.pipeline.prepare import Prepared, calibration_tokens
 from rotviz.pipeline.recipe import Recipe
 from rotviz.quantizers import BlockResult, BlockTask, Progress, is_calibrated, parts_of, quantize_parts
-from rotviz.quantizers.block import batches, linear_paths
+from rotviz.quantizers.block import BATCH_TOKENS, batches, linear_paths
 from rotviz.surgery.scales import put, scaled
 from rotviz.surgery.smoothing import ranges_of, smoothing_scales
 from rotviz.types import QuantSpec
@@ -40,6 +41,7 @@ class WeightStack:
         bits: for each block the bits of single linears by path, where they differ (mixed precision).
         fisher: for each block the second moments [D, D] of the gradient at its output, where a method asks for them.
         stop_if_cancelled: raises Cancelled.
+        together: how many calibration windows go through a block together.
         finish: the rewritten model's end: hidden states after the last block -> logits, differentiable.
     """
 
@@ -48,6 +50,7 @@ class WeightStack:
     bits: Mapping[int, Bits]
     fisher: Mapping[int, Tensor]
     stop_if_cancelled: Callable[[], None]
+    together: Batches
     finish: Callable[[Tensor], Tensor] | None = None
 
     def arguments(self, index: int) -> Callable[[int], dict[str, Any]]:
@@ -68,11 +71,15 @@ class Quantization:
         return [{"block": index, "notes": list(self.notes), "metrics": dict(self.metrics)}] if self.notes or self.metrics else []
 
 
-def stack_for(prepared: Prepared, ends: Ends, state: WalkState, importance: Importance, stop_if_cancelled: Callable[[], None]) -> WeightStack:
-    """What a recipe's weights are quantized with; calibration windows enter the state where they are needed. `ends` are the rewritten model's."""
+def stack_for(prepared: Prepared, ends: Ends, state: WalkState, importance: Importance, stop_if_cancelled: Callable[[], None],
+              together: Batches | None = None) -> WeightStack:
+    """What a recipe's weights are quantized with; calibration windows enter the state where they are needed. `ends` are the rewritten model's,
+    `together` the size of the batches where others share it.
+    """
     recipe = prepared.recipe
     entry = embed_calibration(prepared, ends, calibration_tokens(prepared), state) if recipe.calibrates else None
-    return WeightStack(recipe, entry, importance.bits, importance.fisher, stop_if_cancelled, _end_of(ends))
+    together = together or Batches(BATCH_TOKENS // recipe.text.length, "window", prepared.device)
+    return WeightStack(recipe, entry, importance.bits, importance.fisher, stop_if_cancelled, together, _end_of(ends))
 
 
 def _end_of(ends: Ends) -> Callable[[Tensor], Tensor]:
@@ -165,10 +172,13 @@ def _smooth(view: BlockView, stack: WeightStack, stream: Tensor) -> None:
 
 def _pushed(view: BlockView, stack: WeightStack, stream: Tensor) -> Tensor:
     """A stream after a block; a new tensor."""
-    found = []
-    for part in batches(stream):
+    found: list[Tensor] = []
+
+    def push(part: slice) -> None:
         stack.stop_if_cancelled()
         found.append(forward(view.block, stream[part], stack.arguments(view.index)(part.stop - part.start)))
+
+    stack.together.over(len(stream), push, f"block {view.index}, calibration")
     return torch.cat(found)
 
 

@@ -98,13 +98,13 @@ def test_files_that_are_no_recipes(tmp_path):
 def test_command_line_repeats_the_recipe():
     import shlex
 
-    from rotviz.cli.run import _assignment
+    from rotviz.cli.run import assignment
 
     for plain in ({}, {"seed": 2, "rotation": {"method": "none"}, "weights": {"bits": 3, "clip": "none"}, "model": "a folder/with space"},
                   {"rotation": {"slots": ["R1", "R4"], "hadamard": {"randomize": False}}, "kv": {"bits": 4}}):
         recipe = Recipe.from_dict(plain)
         words = shlex.split(command_line(recipe))[4:]
-        again = Recipe.from_dict(with_changes({}, [_assignment(w) for w in words if w != "--set"]))
+        again = Recipe.from_dict(with_changes({}, [assignment(w) for w in words if w != "--set"]))
         assert again == recipe
 
 

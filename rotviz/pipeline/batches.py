@@ -1,0 +1,66 @@
+"""How much goes through a block at a time, and less of it once the memory was full.
+
+    windows 0-3  fits    windows 4-7  memory full -> 4-5 fits, 6-7 fits, ... two at a time from here on
+
+What is asked for decides nothing about the numbers (windows do not see each other), only about the memory. A batch that does not fit is done again at
+half the size, down to one; what was done stays. Each time is noted, because the run then takes longer than it would elsewhere.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from rotviz.device import give_memory_back
+
+
+class Batches:
+    """The size of a batch, which shrinks.
+
+    Args:
+        size: how many to begin with.
+        unit: what they are, in the singular.
+        device: whose memory it is about.
+    """
+
+    def __init__(self, size: int, unit: str, device: torch.device) -> None:
+        self.size, self.unit, self.device = max(1, size), unit, device
+        self.notes: list[str] = []
+
+    def over(self, count: int, work: Callable[[slice], None], where: str) -> None:
+        """Do `work` for every slice of `count` things, in order; a slice that the memory is too small for again in halves.
+
+        Args:
+            count: how many there are.
+            work: takes a slice; nothing of what it changes may stay when it fails.
+            where: for the note: "block 3".
+
+        Raises:
+            MemoryError, torch.OutOfMemoryError, RuntimeError: not even one fits.
+        """
+        start = 0
+        while start < count:
+            part = slice(start, min(start + self.size, count))
+            if self._fits(work, part, where):
+                start = part.stop
+            else:
+                give_memory_back(self.device)  # here and not in the handler: until it is left, its traceback holds the failed batch
+
+    def _fits(self, work: Callable[[slice], None], part: slice, where: str) -> bool:
+        try:
+            work(part)
+        except (MemoryError, RuntimeError) as error:
+            tried = part.stop - part.start
+            if not memory_is_full(error) or tried == 1:
+                raise
+            self.size = tried // 2
+            self.notes.append(f"the memory was full in {where} with {tried} {self.unit}s at a time; went on with {self.size}")
+            return False
+        return True
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an error says so: Python's, CUDA's, or the plain RuntimeError of torch's allocator on the CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and "memory" in words and "alloc" in words
