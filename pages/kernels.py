@@ -1,7 +1,9 @@
 """Kernels and cost: what a recipe saves in memory, what online rotations cost, and how fast this machine carries the kernels out.
 
 The first two follow from a model's shape alone, so they are there for models that no machine at hand could load; nothing is loaded here.
-The third is measured when the button is pressed: a kernel's floor is the time that this machine's own copy rate or matrix rate allows,
+A deployed run was measured: what its tensors weigh, part by part, stands beside what the shape predicts, and the last `rotviz bench deployment`
+of this machine below it. The kernels are measured when the button is pressed: a kernel's floor is the time that this machine's own copy rate or
+matrix rate allows,
 
     floor = max(bytes moved / copy rate, operations / matrix rate)          share = floor / measured time
 
@@ -16,13 +18,16 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from rotviz.deployment.shelf import deployed_folder, described, is_deployed, kept_benchmark, refusal
 from rotviz.device import resolve_device
 from rotviz.errors import BadInput
 from rotviz.kernels.bench import Ceilings, Row, measure
 from rotviz.kernels.cost import SHAPES, Shape, memory_by_part, online_rotations
+from rotviz.pipeline.recipe import Recipe
 from rotviz.plots.memory_by_part import draw_memory_by_part
 from rotviz.plots.roofline import draw_roofline
 from rotviz.plots.words import number
+from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import SLOT_WORDS, Granularity, QuantSpec, Slot
 from rotviz.ui.choices import framed
 from rotviz.ui.progress import progress
@@ -35,6 +40,7 @@ CONTEXTS = (512, 2048, 4096, 8192, 16_384, 32_768, 131_072)
 FIELDS = {"width": "Width", "blocks": "Blocks", "heads": "Query heads", "kv_heads": "KV heads", "head_width": "Head width", "mlp": "MLP width",
           "vocabulary": "Vocabulary"}
 WANTED, MEASURED = "kernels-wanted", "kernels-measured"
+LISTED = 200
 KERNEL_ROWS = 60  # about as many as a benchmark has, for the progress bar
 
 
@@ -47,6 +53,8 @@ def draw() -> None:
         st.caption(f"{shape.parameters / 1e9:.4g} billion parameters. Nothing is loaded: all of this follows from the shape.")
         context = _memory(shape)
         _rotations(shape, context)
+    _deployed()
+    _speed()
     _kernels()
 
 
@@ -113,6 +121,62 @@ def _rotations(shape: Shape, context: int) -> None:
         for o in found]).set_index("slot"))
     st.caption(f"Counted with butterflies for the powers of two, at a context of {context:,} tokens. R1 and R2 are folded into the weights and cost "
                "nothing. Operations are not time: a rotation that makes a trip of its own through memory takes longer than its share.")
+
+
+def _deployed() -> None:
+    """A stored run in bits: what it weighs, or how to make it."""
+    st.subheader("A run in bits")
+    runs = {record.run_id: record for record in Store().list(Status.DONE, limit=LISTED)}
+    if not runs:
+        st.info("No run has been finished here. One is put in line on the page Evaluate; then it can be packed.", icon=":material/inventory_2:")
+        return
+    ids, linked = list(runs), st.query_params.get("kr")
+    run_id = st.selectbox("Run", ids, index=ids.index(linked) if linked in ids else 0, key="kernels-run",
+                          format_func=lambda i: f"{runs[i].title} of {runs[i].model} · {i}" + (" · deployed" if is_deployed(i) else ""))
+    if run_id != linked and (linked or run_id != ids[0]):
+        st.query_params["kr"] = run_id  # not bound: a bound box puts its label into the link, and the label changes
+    description = described(run_id)
+    if description is None:
+        _offer(runs[run_id])
+        return
+    parts, folder = description["bytes"], deployed_folder(run_id)
+    predicted, measured = (np.array([part[what] for part in parts], float) for what in ("predicted", "measured"))
+    show(draw_memory_by_part([part["name"] for part in parts], predicted, measured, names=("predicted", "measured")), "deployed",
+         caption=f"Measured on the deployed model's tensors, {description['dtype']} where they stay in float, with a KV cache of "
+                 f"{description['context']:,} tokens. Predicted from its shape: floats in 16 bits, no biases, no channel sums of the integer "
+                 "product. R1 gives the head a matrix of its own also where the model ties it to the embedding.")
+    st.code(f"from pathlib import Path\nfrom rotviz.deployment.folder import load\n\ndeployed = load(Path({str(folder)!r}))", language="python")
+
+
+def _offer(record: RunRecord) -> None:
+    """How a run that is not deployed yet can be."""
+    recipe = Recipe.from_dict(record.recipe)
+    obstacle = refusal(recipe)
+    if obstacle:
+        st.info(f"This run cannot be packed: {obstacle}.", icon=":material/block:")
+        return
+    st.markdown("Packed weights, activations quantized on the fly, a KV cache of codes, in a folder that stands on its own:")
+    st.code(f"python -m rotviz deploy {record.run_id}", language="bash")
+    st.caption("The weights are quantized again: seconds for a small model, as long as the run where they are learned. This page then shows what "
+               "the model weighs.")
+
+
+def _speed() -> None:
+    """The last benchmark of a deployed model on this machine."""
+    st.markdown("**Tokens a second beside the float model**")
+    record = kept_benchmark()
+    if record is None:
+        st.info("Not measured on this machine yet: `python -m rotviz bench deployment` deploys, weighs and times a model, and this page shows what "
+                "it found.", icon=":material/speed:")
+        return
+    st.dataframe(pd.DataFrame([{
+        "recipe": f"{row['title']} of {row['recipe']['model']}", "bits": kind, "MB": number(row["model_bytes"][who] / 1e6),
+        "prefill, tokens/s": number(row["median"][who]["prefill"]), "decode, tokens/s": number(row["median"][who]["decode"])}
+        for row in record["rows"] for who, kind in (("reference", row["dtype"]), ("deployed", row["bits"]))]), hide_index=True,
+        key="deployment-rows", alt="Memory and tokens a second of deployed models beside their float models")
+    first = record["rows"][0]
+    st.caption(f"{record['environment']['device']}: medians of "
+               f"{len(first['rounds'])} alternating rounds, a prompt of {first['prompt']} tokens, {first['tokens']} decoded. {first['not_measured']}")
 
 
 def _kernels() -> None:

@@ -19,7 +19,8 @@ __version__ = "0.1.0"
 _WHERE = {
     "Look": "rotviz.capture.inspect", "QUANTIZERS": "rotviz.quantizers", "QuantSpec": "rotviz.types", "ROTATIONS": "rotviz.rotations",
     "Recipe": "rotviz.pipeline.recipe", "Site": "rotviz.types", "Slot": "rotviz.types", "Store": "rotviz.store.runs",
-    "examine": "rotviz.pipeline.examine", "fake_quantize": "rotviz.numerics.grids", "finish": "rotviz.pipeline.run",
+    "deploy": "rotviz.deployment.build", "examine": "rotviz.pipeline.examine", "fake_quantize": "rotviz.numerics.grids",
+    "finish": "rotviz.pipeline.run",
     "inspect": "rotviz.capture.inspect", "load": "rotviz.models.loading", "load_recipe": "rotviz.pipeline.recipe",
     "look": "rotviz.capture.inspect", "rewrite_model": "rotviz.surgery.whole", "run": "rotviz.pipeline.run",
 }

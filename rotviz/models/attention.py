@@ -37,6 +37,13 @@ def edits_of(module: nn.Module) -> tuple[Edit, ...]:
     return tuple(_EDITS.get(module, ()))
 
 
+def set_edit(module: nn.Module, edit: Edit | None) -> None:
+    """Let this one edit, or none, take the place of those that an attention module has."""
+    _EDITS.pop(module, None)
+    if edit is not None:
+        add_edit(module, edit)
+
+
 def copy_block(view: BlockView) -> BlockView:
     """A deep copy of a block with everything that acts on it: hooks travel with a module, its attention edits are registered anew."""
     twin = replace(view, block=copy.deepcopy(view.block))

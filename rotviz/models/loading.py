@@ -206,6 +206,9 @@ def _load_tiny(source: ModelSource, dtype: torch.dtype, progress: Progress) -> L
 
 
 def _load_folder(source: ModelSource, dtype: torch.dtype, progress: Progress) -> LoadedModel:
+    if (source.path / "deployment.json").is_file():
+        raise BrokenCheckpoint(f"{source.name} is a deployed model, whose weights are packed: rotviz.deployment.folder.load reads it; to quantize or "
+                               "look into it, give the model that it was made from")
     return _load_checkpoint(source.name, check_folder(source.path), dtype, progress)
 
 

@@ -34,7 +34,7 @@ def integer_matmul(x: Packed, weight: Packed, sums: Tensor | None = None, *, bac
     """
     _check(x, weight)
     if not takes_triton(x.data, backend, obstacle(x, weight)):
-        return reference.integer_matmul(x, weight)
+        return reference.integer_matmul(x, weight, sums)
     from rotviz.kernels.integer_matmul.triton_kernel import launch
 
     if sums is None:

@@ -1,0 +1,145 @@
+"""Tokens a second of a deployed model beside the float model that it came from, in one run.
+
+    prefill    P tokens of a prompt at once, an empty cache          P / seconds
+    decode     N tokens one after another, greedily                  N / seconds
+
+Both models see the same prompt, take turns (who goes first alternates), and keep their own kind of cache. One round of each that is not counted
+comes first. On a CPU the packed products are references in torch that unpack the weights at every step: their times say what this machine does,
+not what the kernels can.
+"""
+
+import copy
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rotviz.deployment.build import Deployed, Say, cache_argument, deploy, silent
+from rotviz.deployment.size import CONTEXT, measured_bytes, weigh
+from rotviz.device import describe, resolve_device, resolve_dtype, wait_for
+from rotviz.errors import BadInput
+from rotviz.models.loading import LoadedModel, load
+from rotviz.pipeline.recipe import Recipe
+from rotviz.pipeline.result import environment
+from rotviz.texts import load_text, prompt_tokens
+
+NO_GPU = ("This machine shows no GPU: the deployed model ran on the torch references of the kernels, which unpack the weights at every step. "
+          "The Triton kernels are not measured.")
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens a second."""
+
+    prefill: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Both models, one after the other."""
+
+    reference: Speed
+    deployed: Speed
+
+
+def rounds_of(deployed: Deployed, reference: Any, prompt: Tensor, new: int, rounds: int) -> Iterator[Round]:
+    """Alternating rounds, after one that is not counted.
+
+    Args:
+        deployed: the model in bits.
+        reference: the float model, a transformers model on the same device.
+        prompt: [1, P] token ids.
+        new: tokens to decode.
+        rounds: how many.
+    """
+    ways = {"deployed": (deployed.model, deployed.new_cache), "reference": (reference, lambda: _plain_cache(reference))}
+    for number in range(rounds + 1):
+        names = list(ways) if number % 2 else list(reversed(ways))
+        found = {name: speed(*ways[name], prompt, new) for name in names}
+        if number:
+            yield Round(**found)
+
+
+def speed(model: Any, new_cache: Any, prompt: Tensor, new: int) -> Speed:
+    """Prefill and decode of one model."""
+    cache = {cache_argument(model.forward): new_cache(), "use_cache": True}
+    with torch.no_grad():
+        wait_for(prompt.device)
+        began = time.perf_counter()
+        token = model(prompt, logits_to_keep=1, **cache).logits[:, -1:].argmax(-1)
+        wait_for(prompt.device)
+        filled = time.perf_counter()
+        for _ in range(new):
+            token = model(token, **cache).logits[:, -1:].argmax(-1)
+        wait_for(prompt.device)
+        ended = time.perf_counter()
+    return Speed(prompt.shape[1] / (filled - began), new / (ended - filled))
+
+
+def measure(recipe: Recipe, *, prompt: int, new: int, rounds: int, dtype: str = "", context: int = CONTEXT, loaded: LoadedModel | None = None,
+            say: Say = silent) -> dict[str, Any]:
+    """Deploy a recipe, weigh it, and time it beside its float model; plain values.
+
+    Args:
+        recipe: what to deploy.
+        prompt, new, rounds: tokens of the prompt (of the embedded text), tokens decoded, rounds.
+        dtype: of the float model, and of what stays in float in the deployed one; "" = the recipe's.
+        context: tokens of the cache that is weighed.
+        loaded: the recipe's model in the recipe's dtype where it is in memory already.
+        say: told how far it is.
+
+    Raises:
+        BadInput: no such device, a recipe that cannot be deployed, a prompt or a number of rounds below one.
+    """
+    if min(prompt, new, rounds) < 1:
+        raise BadInput(f"prompt = {prompt}, tokens = {new}, rounds = {rounds}: each is at least 1")
+    device, kind = resolve_device(recipe.device), resolve_dtype(dtype or recipe.dtype)
+    loaded = loaded or load(recipe.model, resolve_dtype(recipe.dtype))
+    deployed = deploy(recipe, loaded, dtype=dtype, say=lambda share, words: say(0.5 * share, words))
+    reference = loaded.model if kind == resolve_dtype(recipe.dtype) and device.type == "cpu" else _copy(loaded.model, kind, device)
+    tokens = prompt_tokens(load_text("pydoc"), loaded.tokenizer, prompt)[None].to(device)
+    found = []
+    for one in rounds_of(deployed, reference, tokens, new, rounds):
+        found.append(one)
+        say(0.5 + 0.5 * len(found) / rounds, f"round {len(found)} of {rounds}")
+    parts = weigh(deployed, context)
+    return {"environment": environment(describe(device)), "recipe": recipe.to_dict(), "title": recipe.title,
+            "bits": recipe.bits_title, "dtype": str(kind).removeprefix("torch."),
+            "prompt": tokens.shape[1], "tokens": new, "context": context, "bytes": [part.to_dict() for part in parts],
+            "model_bytes": {"deployed": sum(measured_bytes(deployed).values()), "reference": float_bytes(reference)},
+            "rounds": [asdict(one) for one in found], "median": _medians(found), "not_measured": "" if device.type == "cuda" else NO_GPU}
+
+
+def float_bytes(model: Any) -> int:
+    """Bytes of a model's parameters."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def _medians(rounds: list[Round]) -> dict[str, dict[str, float]]:
+    """Tokens a second of both, and the ratios round by round."""
+    def middle(values: list[float]) -> float:
+        return statistics.median(values)
+
+    found = {who: {what: middle([getattr(getattr(one, who), what) for one in rounds]) for what in ("prefill", "decode")}
+             for who in ("reference", "deployed")}
+    ratios = {what: middle([getattr(one.deployed, what) / getattr(one.reference, what) for one in rounds]) for what in ("prefill", "decode")}
+    return found | {"deployed_over_reference": ratios}
+
+
+def _copy(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """The model's weights in that dtype, on that device; what it computes with besides (RoPE's frequencies) keeps its own."""
+    twin = copy.deepcopy(model).to(device)
+    for parameter in twin.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return twin
+
+
+def _plain_cache(model: Any) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.config.get_text_config())
