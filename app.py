@@ -9,6 +9,7 @@ PAGES = {
         st.Page("pages/overview.py", title="Overview", icon=":material/monitor_heart:", default=True),
         st.Page("pages/outliers.py", title="Outliers", icon=":material/show_chart:"),
         st.Page("pages/massive_tokens.py", title="Massive tokens", icon=":material/token:"),
+        st.Page("pages/microscope.py", title="Token microscope", icon=":material/biotech:"),
         st.Page("pages/figures.py", title="Figures of papers", icon=":material/auto_graph:"),
     ],
     "Rotate": [
@@ -25,6 +26,7 @@ PAGES = {
     ],
     "Teach": [
         st.Page("pages/lessons.py", title="Lessons", icon=":material/school:"),
+        st.Page("pages/speaker_notes.py", title="Speaker notes", icon=":material/record_voice_over:"),
     ],
 }
 

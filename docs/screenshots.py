@@ -21,6 +21,7 @@ from rotviz.store.runs import Store  # noqa: E402
 TARGET = ROOT / "docs" / "screenshots"
 VIEWS = {
     "outliers": "?b=14&s=mlp_in",
+    "microscope": "?b=14&s=mlp_in&n=128&pre=Well,+&color=best+method",
     "rotate": "?b=14&s=mlp_in",
     "figures": "?b=14&s=mlp_in&fig=channel-ribbons",
     "weights": "?b=12&lin=gate_proj",
@@ -28,6 +29,9 @@ VIEWS = {
     "lessons": "?b=14&lesson=Outlier&answer=true",
     "learn": "?b=14&s=mlp_in&ltab=Massive+and+ordinary",
 }
+
+WITHOUT_RUNS = {"overview", "outliers", "massive_tokens", "microscope", "lens", "doctor", "kernels", "lessons", "speaker_notes"}
+"""Pages that show no run: by themselves they are taken without making any."""
 
 
 def main() -> None:
@@ -37,7 +41,8 @@ def main() -> None:
         home = Path(folder)
         link_models(home)
         os.environ["ROTVIZ_HOME"] = folder
-        some_runs()
+        if not WITHOUT_RUNS.issuperset(pages):
+            some_runs()
         with served(home) as address, chromium() as browser:
             for theme in ("light", "dark"):
                 context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme=theme)

@@ -101,6 +101,7 @@ name = st.pills("Lesson", NAMES, default=NAMES[0], required=True, key="lesson", 
 study(view, LESSONS[name])
 with st.expander("For whoever speaks", icon=":material/record_voice_over:"):
     st.markdown(LESSONS[name].notes)
-    st.caption("The link in the address bar opens this lesson with these dials, this model, block and site, and the question open.")
+    st.caption("The link in the address bar opens this lesson with these dials, this model, block and site, and the question open. "
+               "The page *Speaker notes* has those of all lessons, to read or print beforehand.")
 steps(name)
 st.caption(f"{progress_words()} Measured on the {SITE_WORDS[view.site]} of block {view.block}; choose others in the sidebar.")

@@ -1,4 +1,6 @@
-"""Overview: what this model's problem is, in one look, with its own numbers, and where to go next.
+"""Overview: what the chosen model's problem is, in one look, with its own numbers, and where to go next.
+
+The frame has drawn the first minute above: stored results of the embedded model (rotviz/ui/first_minute.py), which this page recomputes on request.
 
 A grid at 4 bits has 16 levels, and its step is set by the largest number that it must hold. One number that is thousands of times the
 median makes the step so wide that everything else rounds to zero. The first figure shows that number, the second what it costs.
@@ -17,6 +19,7 @@ from rotviz.plots.words import visible
 from rotviz.types import SITE_WORDS, QuantSpec, Site
 from rotviz.ui.cache import errors_by_block, inspected, persistent_tokens, stream
 from rotviz.ui.choices import Chosen, chosen
+from rotviz.ui.recompute import recompute
 from rotviz.ui.show import show
 from rotviz.ui.words import heaviest, number_words, percent, plain, problem
 
@@ -66,7 +69,8 @@ def metrics(view: Chosen) -> None:
 
 view = chosen()
 path = view.capture.path
-st.title("Why does this model break at 4 bits?")
+recompute()
+st.subheader(f"Your model and text: {plain(view.look.model)}", divider="gray")
 st.markdown(f"#### {problem(view.capture.tokens, persistent_tokens(path), stream(path))}")
 numbers = st.container()
 left, right = st.columns(2)

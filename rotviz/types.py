@@ -30,6 +30,9 @@ LINEAR_SITES = (Site.ATTN_IN, Site.O_IN, Site.MLP_IN, Site.DOWN_IN)
 CACHE_SITES = (Site.KEY, Site.VALUE)
 QUANTIZED_SITES = LINEAR_SITES + CACHE_SITES
 
+CONTINUED = "\ufdd0"
+"""The text of a token that only continues the character which the token before it began (a code point that no text holds)."""
+
 SITE_WORDS = {
     Site.ATTN_IN: "attention input", Site.O_IN: "output projection input", Site.MLP_IN: "MLP input",
     Site.DOWN_IN: "down projection input", Site.KEY: "key (after RoPE)", Site.VALUE: "value", Site.RESID: "residual stream",

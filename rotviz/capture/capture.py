@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rotviz.models.walk import BlockSource
 
 NORMED_SITES = (Site.ATTN_IN, Site.MLP_IN)
-FORMAT = "2"
+FORMAT = "3"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from rotviz.home import home, write_atomically
 from rotviz.models.loading import LoadedModel, load, weights_mark
 from rotviz.numerics.massive import MassiveToken, find_massive, massive_tokens
 from rotviz.numerics.statistics import Summary, summarize
-from rotviz.texts import load_text, prompt_tokens
-from rotviz.types import Site
+from rotviz.texts import load_text, prompt_tokens, token_texts
+from rotviz.types import CONTINUED, Site
 
 Progress = Callable[[float, str], None]
 MAX_TOKENS = 8192
@@ -70,7 +70,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: `massive` and `sites` as DESIGN.md promises, and the tokens that persist."""
-        tokens = self.capture.tokens
+        tokens = [text.replace(CONTINUED, "") for text in self.capture.tokens]
         return {
             "model": self.look.model, "text": "prompt" if self.look.prompt else self.look.text, "tokens": len(tokens),
             "blocks": self.capture.blocks, "notes": self.capture.meta.get("notes", ""),
@@ -99,9 +99,9 @@ def look(wanted: Look, loaded: LoadedModel | None = None, progress: Progress | N
     loaded = loaded or load(wanted.model)
     say(0.3, "reading the text")
     tokens = prompt_tokens(text_of(wanted), loaded.tokenizer, wanted.tokens, wanted.bos)
-    texts = [loaded.tokenizer.decode([t]) for t in tokens.tolist()]
+    texts = token_texts(loaded.tokenizer, tokens)
     meta = {"model": wanted.model, "text": "prompt" if wanted.prompt else wanted.text, "notes": "; ".join(loaded.notes),
-            "special_tokens": "yes" if _adds_tokens(loaded) else "no"}
+            "special_tokens": "yes" if _adds_tokens(loaded) else "no", "bos_token": _bos_as_text(loaded)}
     return capture(BlockSource(loaded.model), tokens, texts, path, meta,
                    lambda done, blocks: say(0.35 + 0.6 * done / blocks, f"block {done} of {blocks}"))
 
@@ -148,6 +148,13 @@ def _kept(seen: Capture) -> tuple[tuple[MassiveToken, ...], tuple[SiteSummary, .
 def _adds_tokens(loaded: LoadedModel) -> bool:
     """Whether the tokenizer puts tokens of its own around a text."""
     return loaded.tokenizer("a").input_ids != loaded.tokenizer("a", add_special_tokens=False).input_ids
+
+
+def _bos_as_text(loaded: LoadedModel) -> str:
+    """What to write for the tokenizer's first token inside a text; "" where that stays plain text, or where there is none."""
+    written = loaded.tokenizer.bos_token
+    known = written and loaded.tokenizer(written, add_special_tokens=False).input_ids == [loaded.tokenizer.bos_token_id]
+    return written if known else ""
 
 
 def text_of(wanted: Look) -> str:

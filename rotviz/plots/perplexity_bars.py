@@ -55,8 +55,9 @@ def draw_perplexity_bars(
     figure = _bars(names, found, errors, styles_for(methods or names), list(methods or names), start, limits, log, what)
     if base:
         _reference(figure, base, reference_stderr, log)
-    framed(figure, x=f"{what}{', log scale' if log else ''}{'' if not base else ' (bars start at the float model)'}", title=title,
-           note=sentence(note_lost(lost, "run's value")), height=int(110 + 34 * len(names) + (34 if title else 0)))
+    framed(figure, x=f"{what}{', log scale' if log else ''}", title=title,
+           note=sentence("Bars start at the float model." if base else "", note_lost(lost, "run's value")),
+           height=int(128 + 34 * len(names) + (34 if title else 0)))
     figure.update_layout(margin_t=30 + (34 if title else 0), bargap=0.35)
     figure.update_xaxes(**(log_axis(limits) if log else {"range": span(limits), "nticks": 7}))
     rows = [{"run": n, what: v, "standard error": e, "times the float model": v / base if base else np.nan}

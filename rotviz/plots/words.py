@@ -1,7 +1,7 @@
 """Tokens and numbers as text that is safe and legible in a figure.
 
 Plotly reads a few HTML tags, entities and $TeX$ in every label, so text that came from a model or a user goes through `escape`.
-White space in tokens is made visible: a space is ·, a line break ↵, a tab ⇥, an empty token ∅.
+White space in tokens is made visible: a space is ·, a line break ↵, a tab ⇥, an empty token ∅, a piece of the character before ⋯.
 """
 
 import html
@@ -11,8 +11,12 @@ import unicodedata
 from collections.abc import Sequence
 
 from rotviz.errors import BadInput
+from rotviz.types import CONTINUED
 
-_MARKS = {" ": "·", "\u00a0": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\u200b": "·"}
+_MARKS = {" ": "·", "\u00a0": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\u200b": "·", CONTINUED: "⋯"}
+
+_JOINER = "\u200d"
+_SKIN_TONES = "🏻🏼🏽🏾🏿"
 
 
 def visible(token: str) -> str:
@@ -20,6 +24,25 @@ def visible(token: str) -> str:
     if token == "":
         return "∅"
     return "".join(_MARKS.get(c) or (f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" else c) for c in token)
+
+
+def units(tokens: Sequence[str]) -> list[range]:
+    """Ranges of tokens that only make sense together: the pieces of one character, and marks that join the one before (accents, skin tones)."""
+    starts, before = [], ""
+    for i, text in enumerate(tokens):
+        if i == 0 or not (_joins(text) or before.endswith(_JOINER)):
+            starts.append(i)
+        before = before if text == CONTINUED else text
+    return [range(start, end) for start, end in zip(starts, [*starts[1:], len(tokens)])]
+
+
+def unit_text(tokens: Sequence[str], unit: range) -> str:
+    """What the tokens of a unit spell."""
+    return "".join(tokens[i] for i in unit if tokens[i] != CONTINUED)
+
+
+def _joins(text: str) -> bool:
+    return text == CONTINUED or (text != "" and (unicodedata.category(text[0]) in ("Mn", "Mc", "Me") or text[0] in _SKIN_TONES or text[0] == _JOINER))
 
 
 def escape(text: str) -> str:

@@ -9,6 +9,7 @@ only if their protocols are equal.
 
 from rotviz.texts.file import text_from_bytes
 from rotviz.texts.source import TEXTS, load_text
-from rotviz.texts.windows import TextWindows, calibration_windows, evaluation_windows, prompt_tokens, tokenize
+from rotviz.texts.windows import TextWindows, calibration_windows, evaluation_windows, prompt_tokens, token_texts, tokenize
 
-__all__ = ["TEXTS", "TextWindows", "calibration_windows", "evaluation_windows", "load_text", "prompt_tokens", "text_from_bytes", "tokenize"]
+__all__ = ["TEXTS", "TextWindows", "calibration_windows", "evaluation_windows", "load_text", "prompt_tokens", "text_from_bytes", "token_texts",
+           "tokenize"]

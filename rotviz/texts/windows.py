@@ -19,12 +19,15 @@ from torch import Tensor
 from rotviz.errors import BadInput, BadText
 from rotviz.texts.file import checked_text
 from rotviz.texts.source import load_text, parse_source
+from rotviz.types import CONTINUED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHORTEST = 2  # one token predicts nothing
 CHARACTERS_PER_TOKEN = 64  # generous: no usual token is longer
+BROKEN = "\ufffd"  # what a decoder shows of bytes that make no whole character
+PIECES = 12  # tokens that are joined at most before their bytes are given up as broken
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,25 @@ def prompt_tokens(text: str, tokenizer: "PreTrainedTokenizerBase", tokens: int, 
     if len(ids) < SHORTEST:
         raise BadText(f"the prompt has {len(ids)} token; at least {SHORTEST} are needed, so write a few more words")
     return torch.tensor(ids[:tokens], dtype=torch.long)
+
+
+def token_texts(tokenizer: "PreTrainedTokenizerBase", tokens: Tensor) -> list[str]:
+    """The text of each token of [T]; joined they are the text.
+
+    A byte-level vocabulary cuts rare characters into bytes, so that one token alone is no text. The first of such pieces gets the whole
+    character (or what the pieces make together), the others `CONTINUED`.
+    """
+    ids = tokens.tolist()
+    texts, at = [tokenizer.decode([t]) for t in ids], 0
+    while at < len(ids):
+        end = at + 1
+        if BROKEN in texts[at]:
+            ends = range(at + 2, min(at + PIECES, len(ids)) + 1)
+            whole = ((tokenizer.decode(ids[at:e]), e) for e in ends)
+            text, end = next(((text, e) for text, e in whole if BROKEN not in text), (texts[at], end))
+            texts[at:end] = [text] + [CONTINUED] * (end - at - 1)
+        at = end
+    return texts
 
 
 def bos_words(tokenizer: "PreTrainedTokenizerBase", tokens: Tensor) -> str:

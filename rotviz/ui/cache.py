@@ -33,7 +33,7 @@ from rotviz.plots.words import number
 from rotviz.types import QuantSpec, Site
 from rotviz.ui.progress import progress
 
-_CAPTURING = threading.Lock()
+COMPUTING = threading.Lock()
 """One capture or examination at a time in this server: two would double the memory and take as long."""
 
 Say = Callable[[float, str], None]
@@ -46,7 +46,7 @@ def captured(wanted: Look) -> Capture:
     """The capture of a look, made with a progress bar if it is not there yet."""
     if capture_path(wanted).exists():
         return _open(capture_path(wanted))
-    with progress("Reading the text with the model") as say, _CAPTURING:
+    with progress("Reading the text with the model") as say, COMPUTING:
         return look(wanted, progress=say)
 
 
@@ -209,7 +209,7 @@ def examined(model: str, method: str, seed: int) -> dict[str, Any]:
     if not path.exists():
         from rotviz.pipeline.examine import examine
 
-        with progress("Rewriting the model step by step") as say, _CAPTURING:
+        with progress("Rewriting the model step by step") as say, COMPUTING:
             diagnosis, proofs = examine(model, method, seed, say)
         plain = asdict(diagnosis) | {"proof": [asdict(p) | {"holds": p.holds} for p in proofs]}
         write_atomically(path, lambda target: target.write_text(json.dumps(plain), encoding="utf-8"))

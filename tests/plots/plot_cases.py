@@ -33,6 +33,7 @@ from rotviz.plots.stack_waterfall import draw_stack_waterfall
 from rotviz.plots.token_channel_map import draw_token_channel_map
 from rotviz.plots.token_channels import draw_token_channels
 from rotviz.plots.token_strip import draw_token_strip
+from rotviz.plots.token_winners import draw_token_winners
 from rotviz.plots.waterfall import draw_waterfall
 from rotviz.plots.weight_grid import draw_weight_grid
 from rotviz.plots.weight_map import draw_weight_map
@@ -279,6 +280,14 @@ def stack_waterfall(n: int = 96, d: int = 576):
 def token_strip(n: int = 96, d: int = 576):
     return draw_token_strip(texts(n), np.abs(hidden(n, min(d, 576))).max(axis=1), massive={0, 8}, what="largest |activation|")
 
+
+def token_winners(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(13)
+    return draw_token_winners(texts(n), {m: np.exp(generator.normal(-4, 0.3, n)) for m in METHODS[:3]}, massive={0, 8}, what="relative error")
+
+
+STRIPS = {f.__name__: f for f in (token_strip, token_winners)}
+"""Figures that are HTML."""
 
 DRAWINGS = {f.__name__: f for f in (
     token_channel_map, spikes, channel_ribbons, histogram, qq, magnitude_by_block, kurtosis_by_block, massive_map, token_channels,

@@ -48,10 +48,12 @@ from rotviz.plots.stack_waterfall import draw_stack_waterfall
 from rotviz.plots.token_channel_map import draw_token_channel_map
 from rotviz.plots.token_channels import draw_token_channels
 from rotviz.plots.token_strip import draw_token_strip
+from rotviz.plots.token_winners import draw_token_winners, letters_for, winners
 from rotviz.plots.waterfall import draw_waterfall
 from rotviz.plots.weight_grid import draw_weight_grid
 from rotviz.plots.weight_map import draw_weight_map
-from rotviz.plots.words import escape, number, visible
+from rotviz.plots.words import escape, number, unit_text, units, visible
+from rotviz.types import CONTINUED
 
 LIMIT = 2_000_000
 NAN, INF = float("nan"), float("inf")
@@ -106,7 +108,7 @@ def test_every_figure_is_covered():
             assert f"draw_{info.name}" in own, f"{info.name}.py draws, but has no draw_{info.name}"
             assert len(module.__doc__) > 200 and "Source" in module.__doc__, f"{info.name}.py has no teaching docstring"
             found.add(info.name)
-    assert found == {*cases.DRAWINGS, "token_strip"}
+    assert found == {*cases.DRAWINGS, *cases.STRIPS}
 
 
 T, D, L = 6, 10, 4
@@ -392,7 +394,67 @@ def test_token_strip_is_safe_and_accessible():
         assert draw_token_strip(few(len(values)), values)
     with pytest.raises(BadInput, match="token texts"):
         draw_token_strip(["a"], np.ones(2))
-    assert len(cases.token_strip(2048)) < 1_500_000
+    assert all(len(draw(2048)) < 1_500_000 for draw in cases.STRIPS.values())
+
+
+def test_pieces_of_one_character_share_a_box():
+    tokens = ["a", "冬", CONTINUED, CONTINUED, " e", "\u0301", "👩", "\u200d", CONTINUED, "🚀", "👍", "🏽"]
+    assert [list(unit) for unit in units(tokens)] == [[0], [1, 2, 3], [4, 5], [6, 7, 8, 9], [10, 11]] and unit_text(tokens, units(tokens)[1]) == "冬"
+    strip = draw_token_strip(tokens, np.arange(12.0) + 1, {2}, what="error")
+    assert strip.count('role="listitem"') == 5 and "tokens 1–3 “冬”, error 2, 3, 4, massive" in strip and CONTINUED not in strip
+    assert "👩\u200d🚀" in strip and units([]) == [] and [list(u) for u in units([CONTINUED, "\u0301"])] == [[0, 1]]
+    won = draw_token_winners(tokens, {"none": np.ones(12), "hadamard": np.full(12, 0.5)}, what="error")
+    assert won.count('role="listitem"') == 5 and "tokens 1–3 “冬”, hadamard is best; error: none 1, hadamard 0.5" in won
+    assert visible(CONTINUED) == "⋯"
+
+
+def test_token_winners_are_safe_and_say_who_won_in_words_and_letters():
+    values = {"none": np.array([3.0, 1.0, NAN]), "hadamard": np.array([1.0, 1.0, NAN]), "<b>hand": np.array([2.0, 5.0, NAN])}
+    strip = draw_token_winners(["<script>", "b", "c"], values, {0}, what="error")
+    assert "<script>" not in strip and "<b>" not in strip and "hadamard is best; error: none 3, hadamard 1" in strip and ", massive" in strip
+    assert ">H</span>" in strip and ">N</span>" in strip and "none (1 token)" in strip and "hadamard (1 token)" in strip
+    assert winners(np.array([[1.0, NAN], [NAN, NAN]])).tolist() == [0, -1]
+    assert letters_for(["hadamard", "none", "hadamard, seed 1"]) == {"hadamard": "H", "none": "N", "hadamard, seed 1": "3"}
+    for background, colour in re.findall(r"background:(#[0-9A-F]{6});color:(#[0-9A-F]{6})", strip):
+        a, b = sorted((luminance(background), luminance(colour)))
+        assert (b + 0.05) / (a + 0.05) >= 4.5
+    assert "0 tokens" in draw_token_winners([], {"none": np.empty(0)}) and "0 methods" in draw_token_winners(["a"], {})
+    with pytest.raises(BadInput, match="token texts"):
+        draw_token_winners(["a"], {"none": np.ones(2)})
+
+
+FONT = re.compile(r"font-size: ?(\d+(?:\.\d+)?)px")
+
+
+def sizes_in(node, path=""):
+    """Every font size of a figure's JSON, with where it stands."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "size" and path.endswith("font"):
+                yield path, value
+            elif key != "template":
+                yield from sizes_in(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from sizes_in(value, path)
+    elif isinstance(node, str):
+        yield from ((path, float(size)) for size in FONT.findall(node))
+
+
+@pytest.mark.parametrize("name", list(cases.DRAWINGS))
+def test_no_text_of_a_figure_is_smaller_than_12_pixels(name):
+    """In layout, traces, colour bars, annotations and inline styles; what says nothing gets the figure's own size."""
+    drawing = cases.DRAWINGS[name]()
+    plain = json.loads(drawing.figure.to_json())
+    assert drawing.figure.layout.font.size >= 12 and drawing.figure.layout.hoverlabel.font.size >= 12
+    small = [(path, size) for path, size in sizes_in({"data": plain["data"], "layout": plain["layout"]}) if size < 12]
+    assert not small, small
+
+
+@pytest.mark.parametrize("name", list(cases.STRIPS))
+def test_no_text_of_a_strip_is_smaller_than_12_pixels(name):
+    strip = cases.STRIPS[name]()
+    assert FONT.findall(strip) and min(float(size) for size in FONT.findall(strip)) >= 12
 
 
 def test_export():
