@@ -126,7 +126,7 @@ def accumulated(view: Chosen, a: Turn, b: Turn, spec: QuantSpec) -> None:
     watch([record for record in known.values() if not record.over])
     here = {name: known[r.fingerprint] for name, r in recipes.items() if r.fingerprint in known and known[r.fingerprint].over}
     rest = {f"{run_name(r)} · {r.run_id[-6:]}": r for r in others(view.look, list(here.values()))}
-    extra = st.multiselect("Also show finished runs", list(rest), key="more-runs", placeholder="of this model") if rest else []
+    extra = st.multiselect("Also show finished runs", list(rest), key="more-runs", placeholder="of this model", bind="query-params") if rest else []
     here |= {name: rest[name] for name in extra}
     if not here:
         st.caption("No finished run of this model has these settings yet.")

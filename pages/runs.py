@@ -300,7 +300,8 @@ def _against(done: list[RunRecord]) -> None:
     pair = done[:2]
     if len(done) > 2:
         cells = st.columns(2)
-        pair = [cells[i].selectbox(f"Run {'AB'[i]}", done, index=i, format_func=lambda r: names[r.run_id], key=f"pair{i}") for i in (0, 1)]
+        pair = [cells[i].selectbox(f"Run {'AB'[i]}", done, index=i, format_func=lambda r: names[r.run_id], key=f"pair{i}", bind="query-params")
+                for i in (0, 1)]
     a, b = (result_of(r) for r in pair)
     words = tuple(names[r.run_id] for r in pair)
     drawing = ratio_figure(a, b, words)

@@ -167,7 +167,7 @@ def from_runs(model: str) -> None:
         st.info("No finished run of this model has quantized weights yet. The tab *Waterfall* or the page *Evaluate* makes some.")
         return
     labels = names_of(list(records.values()))
-    chosen = [records[i] for i in st.multiselect("Runs", list(records), list(records)[:2], key="wruns", max_selections=MOST,
+    chosen = [records[i] for i in st.multiselect("Runs", list(records), list(records)[:2], key="wruns", max_selections=MOST, **BOUND,
                                                  format_func=lambda i: f"{records[i].title} · {i[-6:]}", placeholder="up to four")]
     if not chosen:
         st.caption("Choose up to four runs.")
@@ -199,7 +199,7 @@ def _learned(chosen: Sequence[RunRecord]) -> None:
              caption="What a block's loss became, relative to plain rounding's; below 1 is a gain.")
     names = learned_names(chosen)
     if names:
-        name = st.segmented_control("By linear", names, default=names[0], required=True, key="wlearned",
+        name = st.segmented_control("By linear", names, default=names[0], required=True, key="wlearned", **BOUND,
                                     help="objective: of the layer, over plain rounding's; fallback: channels that kept plain rounding; flips: share "
                                          "of codes that were moved; clip and range: mean share of the range that is kept; exponent: of a power grid, "
                                          "as learned; searched_exponent: where learning started.")

@@ -6,64 +6,14 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from install_browser import find
 from lab import chromium, served, settled
+from visits import MARKS, TINY, healthy
 
 from rotviz.store.runs import Status, Store
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
-if find() is None:
-    pytestmark.append(pytest.mark.skip(reason="no Chromium: python tools/install_browser.py"))
-
-ROOT = Path(__file__).parents[2]
-PAGES = re.findall(r"pages/(\w+)\.py", (ROOT / "app.py").read_text())
-TINY = "m=tiny-llama&n=64"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def address(home):
-    with served(home) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture
-def visit(browser, address):
-    """Open a page in a context of its own."""
-    contexts = []
-
-    def open_page(path, width=1280, height=900, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.goto(f"{address}/{path}")
-        settled(page)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-def healthy(page):
-    """No traceback, a title, and nothing wider than the window."""
-    assert page.locator("[data-testid='stException']").count() == 0, page.locator("[data-testid='stException']").first.inner_text()
-    assert page.locator("h1").first.is_visible()
-    wide = """() => [document.documentElement, document.querySelector('[data-testid=stMain]')].some(e => e.scrollWidth > e.clientWidth + 1)"""
-    assert not page.evaluate(wide), "the page scrolls sideways"
+pytestmark = MARKS
 
 
 def test_the_first_request_may_be_a_deep_link(visit):
@@ -83,21 +33,6 @@ def test_the_first_request_of_a_plain_streamlit_run_may_be_a_deep_link(name, bro
         page.get_by_role("link", name="Outliers", exact=True).wait_for()  # Streamlit by itself would write "outliers"
         healthy(page)
         page.close()
-
-
-@pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize(("width", "height", "scheme"), [(1280, 900, "light"), (390, 844, "dark")])
-def test_every_page_on_a_desk_and_on_a_phone(visit, name, width, height, scheme):
-    path = "" if name == "overview" else name
-    healthy(visit(f"{path}?{TINY}", width, height, scheme))
-
-
-def test_no_text_is_smaller_than_12_pixels(visit):
-    small = """() => [...document.querySelectorAll('[data-testid=stMain] *, [data-testid=stSidebar] *')].filter(e => !e.closest('.katex') &&
-        [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) && e.getClientRects().length &&
-        getComputedStyle(e).visibility !== 'hidden' && parseFloat(getComputedStyle(e).fontSize) < 11.9).map(e => e.outerHTML.slice(0, 120))"""
-    for name in ("", "outliers", "rotate", "massive_tokens"):
-        assert visit(f"{name}?{TINY}").evaluate(small) == [], name
 
 
 def test_choices_stay_across_pages_and_in_the_link(visit, browser):
