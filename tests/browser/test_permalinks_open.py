@@ -31,7 +31,7 @@ def choose(page, name):
 
 def same_in_another_browser(page, visit):
     """The address, opened in a context of its own, shows what this page shows."""
-    again = visit(page.url.split("/", 3)[3])
+    again = visit(page.evaluate("() => location.href").split("/", 3)[3])
     healthy(again)
     assert again.evaluate(STATE) == page.evaluate(STATE)
     return again
@@ -54,6 +54,19 @@ def test_lens(visit):
     choose(page, "peak ratio")
     assert "way=0.35" in page.url and "shape=peak" in page.url
     same_in_another_browser(page, visit)
+
+
+def test_microscope(visit):
+    page = visit(f"microscope?{TINY}")
+    page.get_by_role("textbox", name="Prefix").fill("Well, ")
+    page.keyboard.press("Enter")
+    page.get_by_text(re.compile("The sinks move|leaves the sinks")).wait_for()
+    choose(page, "loss")
+    page.get_by_text("Weights in float").wait_for()
+    page.wait_for_url(re.compile("measure=loss"))
+    settled(page)
+    again = same_in_another_browser(page, visit)
+    assert "pre=Well" in again.url and "measure=loss" in again.url
 
 
 def test_tour_by_keyboard(visit):
