@@ -71,7 +71,7 @@ def base_recipe(plain: Mapping[str, Any]) -> Recipe:
 def switches_of(base: Recipe, calibrations: Sequence[str] = ()) -> dict[str, Switch]:
     """The switches of a base. `calibrations`: other texts to learn from."""
     own, key, text = base.weight_settings, "weights.rounding.", base.text
-    samples = {n: f"{n} windows" for n in (max(1, text.samples // 4), text.samples * 2) if n != text.samples}
+    samples = {n: f"{n} window{'s' * (n > 1)}" for n in (max(1, text.samples // 4), text.samples * 2) if n != text.samples}
     other_target = "same" if own.target == "float" else "float"
     found = {
         "loss": Switch("what is minimized", own.loss, {

@@ -133,7 +133,7 @@ def _judge_h4(record: Record) -> tuple[str, str]:
     rest = x - x.mean(1, keepdims=True) - x.mean(0, keepdims=True) + x.mean()
     best = "; ".join(f"{name} {min(row, key=row.get)}" for name, row in rows.items())
     largest = float(np.abs(rest).max())
-    words = f"largest interaction a factor {math.exp(largest):.3g}, seeds reach {math.exp(reach):.3g}; best steps: {best}"
+    words = f"largest interaction a factor {math.exp(largest):.3g}, seeds reach {math.exp(reach):.4g}; best steps: {best}"
     return (SUPPORTED if largest > reach else NOT_SUPPORTED), words
 
 
@@ -167,7 +167,7 @@ def _larger(record: Record, first: Sequence[str], second: Sequence[str]) -> tupl
         return NOT_MEASURED, f"no settings yet of {', '.join(missing)}"
     most = [max(names, key=found.__getitem__) for names in (first, second)]
     a, b = (found[name] for name in most)
-    words = f"{most[0]} a factor {math.exp(a):.3g}, {most[1]} {math.exp(b):.3g}, seeds reach {math.exp(reach):.3g}"
+    words = f"{most[0]} a factor {math.exp(a):.3g}, {most[1]} {math.exp(b):.3g}, seeds reach {math.exp(reach):.4g}"
     return _kind(b - a, reach), words
 
 
@@ -178,7 +178,7 @@ def _better(record: Record, first: Mapping[str, float | None], second: Mapping[s
         return NOT_MEASURED, f"no result yet of {', '.join(missing) or 'these settings'}"
     a, b = (min(x, key=x.get) for x in (first, second))
     reach = _reach(record)
-    words = f"{a} has {math.exp(first[a] - second[b]):.3g} times the KL of {b}, seeds reach {math.exp(reach):.3g}"
+    words = f"{a} has {math.exp(first[a] - second[b]):.3g} times the KL of {b}, seeds reach {math.exp(reach):.4g}"
     return _kind(first[a] - second[b], reach), words
 
 

@@ -84,7 +84,7 @@ def test_the_shown_command_line_repeats_the_run(capsys, home):
     assert again["perplexity"] == first["perplexity"] and again["recipe"] == first["recipe"]
 
 
-STUDY = ["bench", "rounding-study", "--quick", "--iterations", "2", "--windows", "1", "--length", "32", "--samples", "2"]
+STUDY = ["bench", "rounding-study", "--quick", "--seeds", "2", "--iterations", "2", "--windows", "1", "--length", "32", "--samples", "2"]
 
 
 def test_a_rounding_study_is_planned_made_and_gone_on_with(capsys, home, tmp_path):

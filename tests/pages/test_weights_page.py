@@ -167,7 +167,7 @@ def test_without_a_study_the_page_names_the_command(store: Store, monkeypatch: p
 
 def test_a_study_is_drawn_judged_and_listed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rotviz.pipeline.rounding_study._RESULTS", store.home / "none")
-    command = ["bench", "rounding-study", "--quick", "--iterations", "1", "--windows", "1", "--length", "32", "--samples", "2"]
+    command = ["bench", "rounding-study", "--quick", "--seeds", "2", "--iterations", "1", "--windows", "1", "--length", "32", "--samples", "2"]
     try:
         assert main([*command, "--switches", "grid"]) == 0
         assert main([*command, "--switches", "grid", "--most", "1", "--set", "weights.bits=2"]) == 0
