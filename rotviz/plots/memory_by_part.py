@@ -62,7 +62,8 @@ def draw_memory_by_part(
     framed(figure, x=f"memory, {letters}", title=title, legend=[short(str(p), 30) for p in parts], note=note_lost(lost_before + lost_after),
            height=300)
     _limit(figure, limit, unit)
-    figure.update_layout(barmode="stack", legend_traceorder="normal")
+    # on a narrow screen a label that does not fit at its size is left out, not shrunk
+    figure.update_layout(barmode="stack", legend_traceorder="normal", uniformtext={"minsize": SMALL, "mode": "hide"})
     ends = x_range or (0.0, widest * 1.42)
     figure.update_xaxes(range=span((ends[0] / unit, ends[1] / unit)), nticks=7)
     figure.update_yaxes(tickvals=[0, 1], ticktext=[escape(short(n, 24)) for n in names], range=[1.5, -0.5], showgrid=False, zeroline=False)

@@ -19,6 +19,7 @@ FREE = (
     (r"(recipe|free|learn|l)\b.*\..*", "a form makes a recipe, and a recipe travels as TOML or as a run's page"),
     (r"again", "what a button will do, not what is shown"),
     (r"open", "the page Runs keeps its runs in the address itself (run=...)"),
+    (r"kernels-run", "the page Kernels and cost keeps its run in the address itself (kr=...)"),
     (r"wblock\d+|wbits1", "a format's only choice"),
 )
 """(pattern of keys, why they are not in the link)."""
