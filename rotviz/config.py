@@ -148,6 +148,7 @@ def _coerced(wanted: Any, value: Any, where: str) -> Any:
             raise BadInput(f"{where} is a table, not {value!r}")
         return from_mapping(wanted, value, where)
     if origin is tuple:
+        value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value  # --set KEY=11: a list of one
         parts = [p.strip() for p in value.split(",") if p.strip()] if isinstance(value, str) else value
         if not isinstance(parts, (list, tuple)):
             raise BadInput(f"{where} takes a list, not {value!r}")

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from rotviz.allocation import ALLOCATIONS
 from rotviz.config import settings_of
 from rotviz.figures import FIGURES
 from rotviz.models.families import FAMILIES
@@ -17,7 +18,8 @@ HEAD = "# Methods, families, figures and recipe keys\n\nWritten by `python tools
 def document() -> str:
     """The whole page."""
     rotations = _methods("Rotations", "rotation.method", ROTATIONS)
-    return "\n".join([HEAD, rotations, _methods("Weight quantizers", "weights.method", QUANTIZERS), _families(), _figures(), _keys()])
+    return "\n".join([HEAD, rotations, _methods("Weight quantizers", "weights.method", QUANTIZERS),
+                      _methods("Bit allocations", "allocation.method", ALLOCATIONS), _families(), _figures(), _keys()])
 
 
 def _methods(title: str, key: str, registry) -> str:

@@ -3,12 +3,12 @@
     minimize  sum of cost_i(b_i)   such that   sum n_i b_i <= budget * sum n_i,     b_i among the choices
 
 A unit is a linear's weight or one of its output channels, n_i its numbers, cost_i(b) what rounding it to b bits is thought to cost
-(sensitivity.py). A strategy is a frozen configuration with an `allocate`; its name in the registry is its name in the recipe. All strategies are
-compared at the same average bits.
+(sensitivity.py). A strategy is a frozen configuration with an `allocate`; its name in the registry is its name in the recipe. All strategies with
+a budget are compared at the same average bits; `listed` has none.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -25,13 +25,15 @@ CHOICES = (2, 3, 4, 6, 8)
 class Units:
     """What is allocated to. All of one length, U.
 
-    numbers: weights in each unit; magnitude: their mean |w|; cost: [U, choices] float64, of rounding unit i to each choice; choices: ascending.
+    numbers: weights in each unit; magnitude: their mean |w|; cost: [U, choices] float64, of rounding unit i to each choice; choices: ascending;
+    names: block and roles of each unit ("7.down", "3.q+k+v"), where they are known.
     """
 
     numbers: Tensor
     magnitude: Tensor
     cost: Tensor
     choices: tuple[int, ...] = CHOICES
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if list(self.choices) != sorted(set(self.choices)) or not set(self.choices) <= set(BITS):
@@ -69,9 +71,16 @@ class Allocation(Protocol):
     summary: ClassVar[str]
     needs_costs: ClassVar[bool]
     """Whether it looks at the costs, which take gradients of the whole model to estimate."""
+    budgeted: ClassVar[bool] = True
+    """Whether it meets a budget; one that does not gets the bits of the rest in its place."""
 
     def allocate(self, units: Units, budget: float, generator: torch.Generator) -> Tensor:
-        """Bits of each unit, int64 [U], whose average is at most the budget."""
+        """Bits of each unit, int64 [U], whose average is at most the budget where the strategy is `budgeted`."""
+
+
+def is_budgeted(strategy: Any) -> bool:
+    """Whether a strategy (or its class) meets a budget."""
+    return bool(getattr(strategy, "budgeted", True))
 
 
 ALLOCATIONS: Registry[type[Allocation]] = Registry("bit allocation", package="rotviz.allocation")

@@ -62,10 +62,15 @@ def row_costs(weight: Tensor, gradient: Gradient, spec: QuantSpec, choices: tupl
     return torch.stack(found, dim=-1)
 
 
-def units_of(weights: Mapping[str, Tensor], costs: Mapping[str, Tensor], by_row: bool, choices: tuple[int, ...] = CHOICES) -> Units:
-    """Units from weights [N, D] and row costs [N, choices], both by name and in the same order: tensors, or with `by_row` output channels."""
-    numbers, magnitude, cost = [], [], []
+def units_of(weights: Mapping[str, Tensor], costs: Mapping[str, Tensor], by_row: bool, choices: tuple[int, ...] = CHOICES,
+             labels: Mapping[str, str] | None = None) -> Units:
+    """Units from weights [N, D] and row costs [N, choices], both by name and in the same order: tensors, or with `by_row` output channels.
+
+    `labels` are the units' names, block and roles ("7.down").
+    """
+    numbers, magnitude, cost, names = [], [], [], []
     for name, weight in weights.items():
+        names += [labels[name]] * (len(weight) if by_row else 1) if labels else []
         if by_row:
             numbers.append(torch.full((len(weight),), weight.shape[1], dtype=torch.int64))
             magnitude.append(weight.abs().double().mean(-1))
@@ -74,7 +79,7 @@ def units_of(weights: Mapping[str, Tensor], costs: Mapping[str, Tensor], by_row:
             numbers.append(torch.tensor([weight.numel()]))
             magnitude.append(weight.abs().double().mean()[None])
             cost.append(costs[name].sum(0, keepdim=True))
-    return Units(torch.cat(numbers), torch.cat(magnitude).cpu(), torch.cat(cost).cpu(), choices)
+    return Units(torch.cat(numbers), torch.cat(magnitude).cpu(), torch.cat(cost).cpu(), choices, tuple(names))
 
 
 def bits_by_name(bits: Tensor, weights: Mapping[str, Tensor], by_row: bool) -> dict[str, int | Tensor]:

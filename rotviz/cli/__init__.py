@@ -1,4 +1,4 @@
-"""The command line: `python -m rotviz run | inspect | runs | show | compare | export | deploy | figure | report | models | bench | app`.
+"""The command line: `python -m rotviz run | inspect | verdict | hurts | runs | show | compare | export | deploy | figure | report | models | bench | app`.
 
 One file a command, each with `add(subparsers)` and a handler that imports what it needs when it runs: `rotviz runs` does not wait for torch.
 With --json one JSON object goes to standard output and nothing else; progress goes to standard error.
@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rotviz.cli import app, bench, compare, deploy, doctor, export, figure, inspect, models, report, run, runs, show
+from rotviz.cli import app, bench, compare, deploy, doctor, export, figure, hurts, inspect, models, report, run, runs, show, verdict
 from rotviz.errors import BadInput, Cancelled, RotvizError
 
-COMMANDS = (run, inspect, doctor, runs, show, compare, export, deploy, figure, report, models, bench, app)
+COMMANDS = (run, inspect, verdict, hurts, doctor, runs, show, compare, export, deploy, figure, report, models, bench, app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

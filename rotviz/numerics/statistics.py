@@ -122,6 +122,24 @@ def excess_kurtosis(x: Tensor) -> float:
     return moments.kurtosis
 
 
+def channel_rms(x: Tensor) -> Tensor:
+    """Root of the mean square of every channel over the tokens. x [T, D] -> float64 [D]."""
+    return _as_tokens(x).double().square().mean(0).sqrt()
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation of two arrays [N], ties at their mean rank; NaN below three pairs or where one is constant."""
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return math.nan
+    return float(np.corrcoef(_ranks(np.asarray(a)), _ranks(np.asarray(b)))[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[which]
+
+
 def channel_quantiles(x: Tensor, qs: Sequence[float]) -> Tensor:
     """Quantiles of every channel over the tokens. x [T, D] -> float64 [len(qs), D]."""
     x = _as_tokens(x)

@@ -17,7 +17,7 @@ from torch import Tensor
 from rotviz.home import write_atomically
 
 FILE = "walk.safetensors"
-STREAMS = ("reference", "quantized", "calibration", "float_calibration", "massive")
+STREAMS = ("reference", "quantized", "calibration", "float_calibration", "massive", "only", "all_but")
 
 
 @dataclass
@@ -27,6 +27,7 @@ class WalkState:
     calibration, float_calibration: the calibration windows in the quantized model, and in the float model in the same basis.
     massive: uint8 [N, L], at the input of how many blocks so far each token of `reference` was massive.
     learned: by block what its weight quantizer reports: notes and metrics.
+    units, only, all_but: with an ablation (ablation.py) its units so far and their streams [U, N, L, D].
     """
 
     block: int
@@ -39,6 +40,9 @@ class WalkState:
     calibration: Tensor | None = None
     float_calibration: Tensor | None = None
     massive: Tensor | None = None
+    units: list[dict[str, Any]] = field(default_factory=list)
+    only: Tensor | None = None
+    all_but: Tensor | None = None
 
     def streams(self) -> dict[str, Tensor]:
         """All tensors by name."""
@@ -54,7 +58,7 @@ def save_state(folder: Path, fingerprint: str, state: WalkState) -> None:
     """
     header = {"fingerprint": fingerprint, "state": json.dumps(
         {"block": state.block, "errors": state.errors, "weight_errors": state.weight_errors, "seconds": state.seconds,
-         "learned": state.learned})}
+         "learned": state.learned, "units": state.units})}
     tensors = {name: stream.contiguous().cpu() for name, stream in state.streams().items()}
     write_atomically(folder / FILE, lambda target: save_file(tensors, target, metadata=header))
 

@@ -73,7 +73,7 @@ Table = dict[str, str]
 
 def settings_that_count(recipe: Mapping[str, Any]) -> Table:
     """A plain recipe as dotted keys and values in words, without the keys that decide nothing."""
-    table = {key: _word(value) for key, value in _flat(recipe).items()}
+    table = {key: _word(value) for key, value in _flat(recipe).items() if not key.startswith("ablation.")}  # it measures more, and changes nothing
     off = {"rotation": table.get("rotation.method") == "none" and not table.get("rotation.load"),
            "weights": table.get("weights.method") == "none" or table.get("weights.bits") == str(FLOAT_BITS),
            "activations": table.get("activations.bits") == str(FLOAT_BITS), "kv": table.get("kv.bits") == str(FLOAT_BITS),

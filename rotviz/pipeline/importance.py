@@ -6,13 +6,13 @@ Only recipes that share out bits by importance, or weigh a loss by it, pay for i
 """
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rotviz.allocation import ALLOCATIONS, CHOICES, average_bits
+from rotviz.allocation import CHOICES, average_bits, is_budgeted
 from rotviz.allocation.sensitivity import GradientSums, bits_by_name, row_costs, units_of
 from rotviz.models.family import BlockView, block_views
 from rotviz.pipeline.prepare import Prepared
@@ -20,6 +20,7 @@ from rotviz.pipeline.recipe import Recipe
 from rotviz.quantizers import Progress
 from rotviz.quantizers.block import linear_paths
 from rotviz.surgery.plan import RotationPlan
+from rotviz.surgery.steps import linearize_experts
 from rotviz.surgery.whole import rewrite_model
 
 Name = tuple[int, str]
@@ -32,11 +33,13 @@ class Importance:
 
     Attributes:
         bits: for each block the bits of each linear by path; empty without allocation.
+        input_bits: for each block the bits of the inputs of linears by path, where they differ from the recipe's.
         fisher: for each block the second moments [D, D] of the gradient at its output; empty where nothing asks for them.
         table: for the result: the average reached, and by weight its bits and its cost at each choice.
     """
 
     bits: Mapping[int, dict[str, int | Tensor]] = field(default_factory=dict)
+    input_bits: Mapping[int, dict[str, int]] = field(default_factory=dict)
     fisher: Mapping[int, Tensor] = field(default_factory=dict)
     table: dict[str, Any] | None = None
 
@@ -46,10 +49,12 @@ def importance_of(prepared: Prepared, plan: RotationPlan, tokens: Callable[[], T
     """What a recipe needs to know of its weights before the walk; nothing where it does not ask. `tokens` gives the calibration windows."""
     recipe = prepared.recipe
     allocates = recipe.allocation.method != "none"
-    costly = allocates and getattr(ALLOCATIONS[recipe.allocation.method], "needs_costs", False)
+    costly = allocates and recipe.allocation_settings.needs_costs
     fisher = recipe.weights.spec().quantizes and getattr(recipe.weight_settings, "needs_fisher", False)
     if not (allocates or fisher):
         return Importance()
+    if allocates and not is_budgeted(recipe.allocation_settings) and not fisher:
+        return _listed(prepared)  # names alone decide: no whole model is needed
     model = rewrite_model(prepared.loaded.model, plan).to(prepared.device)
     views = block_views(model, prepared.source.family)
     book = _Book(views, bool(costly), bool(fisher))
@@ -58,8 +63,10 @@ def importance_of(prepared: Prepared, plan: RotationPlan, tokens: Callable[[], T
     moments = {index: total / book.rows for index, total in book.fisher.items()}
     if not allocates:
         return Importance(fisher=moments)
+    if not is_budgeted(recipe.allocation_settings):
+        return replace(_listed(prepared), fisher=moments)
     bits, table = _allocate(recipe, views, book, stop_if_cancelled)
-    return Importance(bits, moments, table)
+    return Importance(bits, fisher=moments, table=table)
 
 
 class _Book:
@@ -131,13 +138,38 @@ def _allocate(recipe: Recipe, views: list[BlockView], book: _Book, stop_if_cance
         nothing = torch.zeros(len(weight), len(CHOICES), dtype=torch.float64)
         costs[name] = nothing if sums is None else row_costs(weight, sums.mean(), recipe.weights.spec(), CHOICES, table.sensitivity).cpu()
     by_row = table.unit == "channel"
-    units = units_of(weights, costs, by_row, CHOICES)
-    found = ALLOCATIONS[table.method]().allocate(units, recipe.average_bits, torch.Generator().manual_seed(recipe.seed))
+    labels = {(view.index, path): f"{view.index}.{'+'.join(roles)}" for view in views for path, (_, roles) in linear_paths(view).items()}
+    units = units_of(weights, costs, by_row, CHOICES, labels)
+    found = recipe.allocation_settings.allocate(units, recipe.average_bits, torch.Generator().manual_seed(recipe.seed))
     named = bits_by_name(found, weights, by_row)
     rows = [{"block": block, "path": path, "elements": weights[block, path].numel(), "bits": _average(named[block, path]),
              "costs": costs[block, path].sum(0).tolist() if book.gradients else None} for block, path in weights]
     summary = {"average": average_bits(found, units), "budget": recipe.average_bits, "choices": list(CHOICES), "unit": table.unit, "weights": rows}
     return {view.index: {path: bits for (block, path), bits in named.items() if block == view.index} for view in views}, summary
+
+
+def _listed(prepared: Prepared) -> Importance:
+    """Bits by name: one block at a time, whatever the size of the model."""
+    recipe, source, kept = prepared.recipe, prepared.source, prepared.recipe.allocation_settings
+    names, rows = [], []
+    for index in range(len(source)):
+        view = source.owned(index)
+        linearize_experts(view)
+        for path, (module, roles) in linear_paths(view).items():
+            names.append(f"{index}.{'+'.join(roles)}")
+            rows.append({"block": index, "path": path, "elements": module.weight.numel(), "costs": None})
+    here = kept.kept(tuple(names))
+    base = recipe.weights.spec().bits
+    weight_bits = [max(bits, base) for bits in here]
+    input_bits = [max(bits, recipe.activations.bits) if kept.inputs else recipe.activations.bits for bits in here]
+    for row, bits, entering in zip(rows, weight_bits, input_bits):
+        row |= {"bits": float(bits), "input_bits": entering}
+    elements = sum(row["elements"] for row in rows)
+    table = {"average": sum(row["elements"] * row["bits"] for row in rows) / elements, "budget": float(base), "choices": sorted({*weight_bits}),
+             "unit": "tensor", "weights": rows}
+    by_block = range(len(source))
+    return Importance({b: {r["path"]: int(r["bits"]) for r in rows if r["block"] == b} for b in by_block},
+                      {b: {r["path"]: r["input_bits"] for r in rows if r["block"] == b} for b in by_block}, table=table)
 
 
 def _average(bits: int | Tensor) -> float:

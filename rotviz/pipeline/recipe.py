@@ -6,6 +6,7 @@ below its section ([rotation.hadamard]); tables of methods that are not chosen a
 The keys are a promise to scripts: they are added to, never renamed.
 """
 
+import copy
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 
 import tomli_w
 
-from rotviz.allocation import ALLOCATIONS, CHOICES
+from rotviz.allocation import ALLOCATIONS, CHOICES, is_budgeted
 from rotviz.allocation.sensitivity import KINDS
 from rotviz.config import fingerprint, from_mapping, setting, settings_of, to_mapping
 from rotviz.device import DTYPES
@@ -57,6 +58,7 @@ class OrNone:
         yield from self.registry
 
 
+ABLATION_UNITS = ("none", "block", "module")
 ACTIVATION_FORMATS = tuple(name for name in FORMATS if name != "power")
 """A power grid needs its exponent before the numbers come."""
 
@@ -128,10 +130,18 @@ class AllocationTable:
 
 
 @dataclass(frozen=True, slots=True)
+class AblationTable:
+    """Which layer hurts: units quantized one at a time, and all but one (pipeline/ablation.py). It changes nothing of the run's other numbers."""
+
+    unit: str = setting("none", "what is quantized one at a time: whole blocks, or modules (block x role); none = nothing", choices=ABLATION_UNITS)
+    kind: str = setting("both", "only this one quantized, all but this one, or both", choices=("both", "only", "all_but"))
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that determines a result.
 
-    `rotation_settings` and `weight_settings` are the chosen methods' own configurations.
+    `rotation_settings`, `weight_settings` and `allocation_settings` are the chosen methods' own configurations (allocation none has none).
     """
 
     model: str = setting("smollm2-135m", "an embedded name, a hub id, a folder, or a .gguf file")
@@ -145,8 +155,10 @@ class Recipe:
     allocation: AllocationTable = field(default_factory=AllocationTable)
     activations: ActivationTable = field(default_factory=ActivationTable)
     kv: CacheTable = field(default_factory=CacheTable)
+    ablation: AblationTable = field(default_factory=AblationTable)
     rotation_settings: Any = None
     weight_settings: Any = None
+    allocation_settings: Any = None
 
     def __post_init__(self) -> None:
         for table in (self.weights, self.activations, self.kv):
@@ -155,8 +167,11 @@ class Recipe:
             object.__setattr__(self, "rotation_settings", ROTATIONS[self.rotation.method]())
         if self.weight_settings is None:
             object.__setattr__(self, "weight_settings", QUANTIZERS[self.weights.method]())
+        if self.allocation_settings is None and self.allocation.method != "none":
+            object.__setattr__(self, "allocation_settings", ALLOCATIONS[self.allocation.method]())
         self._check_formats()
         self._check_allocation()
+        self._check_ablation()
 
     def _check_formats(self) -> None:
         for section, table in (("weights", self.weights), ("activations", self.activations), ("kv", self.kv)):
@@ -172,6 +187,9 @@ class Recipe:
     def _check_allocation(self) -> None:
         if self.allocation.method == "none":
             return
+        if not is_budgeted(self.allocation_settings):
+            self._check_listed()
+            return
         if not self.weights.spec().quantizes:
             raise BadInput("allocation shares out bits of quantized weights: choose a weights.method and weights.bits below 16, "
                            "or allocation.method = none")
@@ -179,6 +197,30 @@ class Recipe:
             raise BadInput(f"weights.format = {self.weights.format} has one number of bits, so there is nothing to allocate; use int or power")
         if self.average_bits < min(CHOICES) or self.average_bits > max(CHOICES):
             raise BadInput(f"allocation.budget = {self.average_bits:g} cannot be met; units get {', '.join(map(str, CHOICES))} bits")
+
+    def _check_listed(self) -> None:
+        """Something is kept at more bits than it would have, and there is a grid of so many bits."""
+        kept = self.allocation_settings
+        if self.allocation.budget:
+            raise BadInput("allocation.budget has no meaning with allocation.method = listed: what is not listed gets weights.bits; leave it at 0")
+        if not kept.keep:
+            raise BadInput("allocation.listed.keep is empty: name what is kept at more bits, such as 11 (a block), 7.down (a linear) or o "
+                           "(a role in all blocks), or set allocation.method = none")
+        raised = {"weights": self.weights.spec()} | ({"activations": self.activations.spec()} if kept.inputs else {})
+        raised = [(section, spec, bits) for section, spec in raised.items() for bits in kept.levels if spec.bits < bits]
+        if not raised:
+            raise BadInput(f"allocation.listed.bits = {kept.bits} keeps nothing: weights have {self.weights.spec().bits} bits and activations "
+                           f"{self.activations.bits}; take more bits for what is listed, or fewer for the rest")
+        for section, spec, bits in raised:
+            if bits not in (FLOAT_BITS, *FORMATS[spec.number_format].bits):
+                raise BadInput(f"{section}.format = {spec.number_format} has no {bits} bits: set allocation.listed.bits = 16 to keep in float")
+
+    def _check_ablation(self) -> None:
+        if self.ablation.unit == "none":
+            return
+        if not any(spec.quantizes for spec in (self.weights.spec(), self.activations.spec(), self.kv.spec())):
+            raise BadInput("an ablation needs something that is quantized: set weights.bits, activations.bits or kv.bits below 16, "
+                           "or ablation.unit = none")
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Recipe":
@@ -190,17 +232,26 @@ class Recipe:
         plain = {k: dict(v) if isinstance(v, Mapping) else v for k, v in plain.items()}
         rotation_tables = _method_tables(plain, "rotation", ROTATIONS)
         weight_tables = _method_tables(plain, "weights", QUANTIZERS)
+        allocation_tables = _method_tables(plain, "allocation", ALLOCATIONS)
+        listed = plain.pop("allocation", {})  # checked together with its method's own table, below
         recipe = from_mapping(cls, plain)
+        if not isinstance(listed, Mapping):
+            raise BadInput(f"allocation is a table, not {listed!r}")
+        allocation = from_mapping(AllocationTable, listed, "allocation")
         return replace(recipe, rotation_settings=rotation_tables.get(recipe.rotation.method) or recipe.rotation_settings,
-                       weight_settings=weight_tables.get(recipe.weights.method) or recipe.weight_settings)
+                       weight_settings=weight_tables.get(recipe.weights.method) or recipe.weight_settings,
+                       allocation=allocation, allocation_settings=allocation_tables.get(allocation.method))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, methods' tables below their sections."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith("_settings")}
         plain = {k: v if isinstance(v, (str, int)) else to_mapping(v) for k, v in plain.items()}
+        if self.ablation.unit == "none":
+            del plain["ablation"]  # a measurement that is not made determines nothing
         for section, method, settings in (("rotation", self.rotation.method, self.rotation_settings),
-                                          ("weights", self.weights.method, self.weight_settings)):
-            table = to_mapping(settings)
+                                          ("weights", self.weights.method, self.weight_settings),
+                                          ("allocation", self.allocation.method, self.allocation_settings)):
+            table = to_mapping(settings) if settings is not None else {}
             if table:
                 plain[section][method] = table
         return plain
@@ -247,7 +298,8 @@ class Recipe:
         slots = f" R{slots.strip()}" if slots else ""
         quantizer = f" {self.weights.method}" if self.weights.spec().quantizes else ""
         extras = [self.scaling.method, *(name for name in dict.fromkeys((self.weights.format, self.activations.format)) if name != "int"),
-                  self.allocation.method]
+                  getattr(self.allocation_settings, "title", self.allocation.method),
+                  "none" if self.ablation.unit == "none" else f"one {self.ablation.unit} at a time"]
         return f"{self.rotation.method}{slots} {self.bits_title}{quantizer}" + "".join(f" {name}" for name in extras if name != "none")
 
     @property
@@ -283,7 +335,7 @@ def with_changes(plain: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -
     Raises:
         BadInput: a key that runs through something that is not a table.
     """
-    result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in plain.items()}
+    result = copy.deepcopy(dict(plain))
     for key, value in changes:
         table = result
         *path, last = key.split(".")
@@ -317,7 +369,7 @@ def recipe_settings() -> dict[str, Any]:
             found |= {f"{top.name}.{inner.name}": inner for inner in settings_of(top.type)}
         elif top.help:
             found[top.name] = top
-    for section, registry in (("rotation", ROTATIONS), ("weights", QUANTIZERS)):
+    for section, registry in (("rotation", ROTATIONS), ("weights", QUANTIZERS), ("allocation", ALLOCATIONS)):
         for name, method in registry.items():
             found |= {f"{section}.{name}.{s.name}": s for s in settings_of(method)}
     return found

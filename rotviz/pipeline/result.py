@@ -33,6 +33,7 @@ class Result:
         learned: by block what a calibrated weight quantizer reports: block, notes, metrics (losses, flips, clips, exponents).
         allocation: with mixed precision by weight its bits and estimated costs (pipeline.importance.Bits), None without.
         scores: what every token cost; a file of its own beside the result (write_files), not part of its plain values.
+        ablation: with an ablation what each unit costs (pipeline.ablation.Ablation.measured), None without.
         learning: how a learned or loaded rotation was come by (pipeline.learn.Learning), None of one that was built from the seed.
     """
 
@@ -50,6 +51,7 @@ class Result:
     learning: dict[str, Any] | None = None
     learned: tuple[dict[str, Any], ...] = ()
     allocation: dict[str, Any] | None = None
+    ablation: dict[str, Any] | None = None
     scores: TokenScores | None = field(default=None, repr=False, compare=False)
 
     def write_files(self, folder: Path) -> None:
@@ -76,7 +78,7 @@ class Result:
             "seconds": self.seconds, "peak_memory_mb": self.peak_memory_mb,
             "environment": self.environment, "notes": list(self.notes), "learning": self.learning,
             "learned": list(self.learned), "allocation": self.allocation,
-        }
+        } | ({"ablation": self.ablation} if self.ablation is not None else {})
         return without_nan(plain)
 
 

@@ -8,7 +8,7 @@ last block both streams are scored on the same windows. Where an earlier run kep
 pushed again, for the errors by block.
 
 Where weights are learned or scaled, the calibration windows go along (weights.py); where bits are shared out by importance, the gradients come first
-(importance.py).
+(importance.py). Where it asks which layer hurts, a stream for every block or module goes along as well (ablation.py).
 
 Where the memory is too small for a batch, the batch is done again in halves and the result says so (batches.py).
 
@@ -16,10 +16,11 @@ With a checkpoint folder the walk's state is written after each block and picked
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +31,12 @@ from rotviz.errors import Cancelled, OutOfRoom
 from rotviz.evaluation.divergence import Divergence, Scores, divergence, score
 from rotviz.evaluation.errors import SiteMeter, beyond, massive_limit, residual_error
 from rotviz.evaluation.perplexity import Perplexity, perplexity
-from rotviz.models.family import BlockView, NormKind
+from rotviz.models.family import BlockView
 from rotviz.models.loading import LoadedModel
 from rotviz.models.walk import Ends, Entry, forward, narrowed
 from rotviz.numerics.errors import relative_mse
+from rotviz.pipeline.ablation import Ablation
+from rotviz.pipeline.basis import centered, straightened, turned
 from rotviz.pipeline.batches import Batches, memory_is_full
 from rotviz.pipeline.checkpoint import WalkState, load_state, save_state
 from rotviz.pipeline.events import Event
@@ -45,6 +48,7 @@ from rotviz.pipeline.reference import Reference, keep_reference, kept_reference,
 from rotviz.pipeline.result import Result, environment
 from rotviz.pipeline.token_scores import TokenScores, texts_of
 from rotviz.pipeline.weights import Quantization, WeightStack, collected_notes, push_calibration, quantize_weights, stack_for
+from rotviz.quantizers import Progress
 from rotviz.quantizers.block import batches
 from rotviz.surgery.online import quantize_activations, quantize_cache
 from rotviz.surgery.plan import RotationPlan
@@ -61,6 +65,10 @@ SCORE_TOKENS = 256
 
 _PROVE_FROM, _WALK_FROM, _SCORE_FROM = 0.04, 0.15, 0.90
 """Shares of a run's time, as measured on SmolLM2-135M; the time left is estimated from them."""
+_ABLATED_WALK, _ABLATED_FROM = 0.60, 0.64
+"""The same of a run with an ablation: scoring its many streams takes nearly as long as pushing them."""
+SAVE_SECONDS = 30.0
+"""With an ablation the state is written this often at most: its streams can take gigabytes."""
 _LEARN_SHARE = 0.5
 """The share of a run in which a rotation is learned; nobody knows it beforehand."""
 
@@ -117,6 +125,15 @@ class _Job:
     """Tokens that are scored together."""
     before: float = 0.0
     """The share of the bar that learning a rotation took; the other stages share the rest."""
+    ablation: Ablation | None = None
+    outcome: Any = None
+    saved: float = field(default_factory=time.perf_counter)
+    """When the walk's state was last written, or the run began."""
+
+    @property
+    def ablates(self) -> bool:
+        """Whether units are quantized one at a time."""
+        return self.recipe.ablation.unit != "none"
 
     def carry_out(self, loaded: LoadedModel | None) -> Generator[Event, None, Result]:
         yield self.event("load", 0.0, f"loading {self.recipe.model}")
@@ -134,8 +151,12 @@ class _Job:
         steps = steps_for(plan, prepared.source.family)
         ends = prepared.source.ends, rewrite_ends(prepared.source.ends, steps)
         importance = yield from self.weigh(prepared, plan)
+        if self.ablates:
+            with self.timed("ablate"):
+                self.ablation = Ablation(prepared, plan, ends, tokens, importance.input_bits, self.stop_if_cancelled)
         state = yield from self.walk(prepared, plan, steps, ends, tokens, importance)
         reference, quantized, divergence, scores = yield from self.score(prepared, ends, windows, state)
+        ablation = yield from self.ablated(state, (reference, quantized))
         yield self.event("score", 1.0, f"perplexity {quantized.value:.4g}, float {reference.value:.4g}")
         return Result(
             recipe=self.recipe.to_dict(), reference=reference, quantized=quantized, divergence=divergence,
@@ -144,6 +165,7 @@ class _Job:
             notes=(*prepared.loaded.notes, *(learning.notes if learning else ()), *collected_notes(state.learned),
                    *self.batches.notes, *self.scored.notes),
             learning=learning.to_dict() if learning else None, learned=tuple(state.learned), allocation=importance.table, scores=scores,
+            ablation=ablation,
         )
 
     def learn(self, prepared: Prepared) -> Generator[Event, None, tuple[RotationPlan, Learning | None]]:
@@ -195,7 +217,7 @@ class _Job:
         source = prepared.source
         with self.timed("reference"):
             path = reference_path(prepared, tokens)
-            kept = kept_reference(path)
+            kept = None if self.ablates else kept_reference(path)  # an ablation needs the float stream before every block
         state = load_state(self.checkpoint, self.recipe.fingerprint) if self.checkpoint else None
         first = tokens[:_batch(tokens)]
         entries = [ends[0].entry(first), ends[1].entry(first), ends[1].entry(first[:1, :ISOLATED_TOKENS])]
@@ -208,19 +230,22 @@ class _Job:
         massive = torch.zeros(state.reference.shape[:2], dtype=torch.uint8) if state.massive is None else state.massive
         state.massive = massive.to(prepared.device)
         with self.timed("weights"):
-            stack = stack_for(prepared, ends[1], state, importance, self.stop_if_cancelled, self.batches)
+            stack = stack_for(prepared, ends[1], state, importance, self.stop_if_cancelled, self.batches,
+                              self.ablation.keep_scaled if self.ablation else None)
         while state.block < len(source):
             rewritten = yield from self.weights(prepared, steps, stack, state)
+            yield from self.ablate(rewritten, state)
             with self.timed("walk"):
-                metrics = _walk_block(self, prepared, plan, rewritten, entries, state)
+                metrics = _walk_block(self, prepared, plan, rewritten, entries, state, importance.input_bits.get(state.block, {}))
             if stack.entry is not None:
                 with self.timed("weights"):
                     push_calibration(rewritten, stack, state)
             state.block += 1
-            if self.checkpoint:
+            if self.checkpoint and self.save_now():
                 with self.timed("checkpoint"):
                     state.seconds = dict(self.seconds)
                     save_state(self.checkpoint, self.recipe.fingerprint, state)
+                    self.saved = time.perf_counter()
             yield self.event("walk", self.walk_fraction(state.block, len(source)), f"block {state.block} of {len(source)}", state.block - 1,
                              len(source), metrics)
         with self.timed("reference"):
@@ -236,6 +261,37 @@ class _Job:
         found: list[Tensor] = []
         self.batches.over(len(tokens), lambda part: found.append(ends.entry(tokens[part]).hidden), "the embedding")
         return torch.cat(found)
+
+    def save_now(self) -> bool:
+        """Whether the walk's state is written after this block: always, but for an ablation, whose streams are large, now and then."""
+        return not self.ablates or time.perf_counter() - self.saved >= SAVE_SECONDS
+
+    def ablate(self, rewritten: BlockView, state: WalkState) -> Generator[Event, None, None]:
+        """The streams of single units past a block."""
+        if self.ablation is None:
+            return
+        steps, blocks = self.ablation.advance(rewritten, state), len(self.ablation.prepared.source)
+        while (step := self.next_of(steps)) is not None:
+            fraction = self.walk_fraction(state.block + step.fraction, blocks)
+            yield self.event("ablate", fraction, f"block {state.block + 1} of {blocks}: {step.message}")
+
+    def ablated(self, state: WalkState, whole: tuple[Perplexity, Perplexity]) -> Generator[Event, None, dict[str, Any] | None]:
+        """What single units cost."""
+        if self.ablation is None:
+            return None
+        steps = self.ablation.measured(state, tuple(list(p.by_window) for p in whole), whole[1].protocol)
+        while (step := self.next_of(steps)) is not None:
+            yield self.event("ablate", _ABLATED_FROM + (1 - _ABLATED_FROM) * step.fraction, f"one at a time: {step.message}")
+        return self.outcome
+
+    def next_of(self, steps: Generator[Progress, None, Any]) -> Progress | None:
+        """The next step of an ablation, timed; None at its end, whose value is then the outcome."""
+        with self.timed("ablate"):
+            try:
+                return next(steps)
+            except StopIteration as stop:
+                self.outcome = stop.value
+                return None
 
     def weights(self, prepared: Prepared, steps: list[Step], stack: WeightStack, state: WalkState) -> Generator[Event, None, BlockView]:
         """The next block, rewritten and its weights quantized; its own copy."""
@@ -264,7 +320,8 @@ class _Job:
             with self.timed("score"):
                 found.append(_score_window(ends, tokens[window], state.reference[window], state.quantized[window], self.scored))
             done = (window + 1) / len(tokens)
-            yield self.event("score", _SCORE_FROM + (1 - _SCORE_FROM) * done, f"scored window {window + 1} of {len(tokens)}")
+            low, high = (_ABLATED_WALK, _ABLATED_FROM) if self.ablates else (_SCORE_FROM, 1.0)
+            yield self.event("score", low + (high - low) * done, f"scored window {window + 1} of {len(tokens)}")
         scored = tokens.shape[1] - 1
         means = {name: [float(getattr(one, name).mean()) for one in found] for name in ("reference", "quantized", "kl")}
         same = sum(float(one.same_top.sum()) for one in found) / (scored * len(found))
@@ -279,8 +336,10 @@ class _Job:
         if self.cancelled():
             raise Cancelled("the run was cancelled; blocks that were finished are kept")
 
-    @staticmethod
-    def walk_fraction(done: float, blocks: int) -> float:
+    def walk_fraction(self, done: float, blocks: int) -> float:
+        """The share of the run after so many blocks; an ablation's streams grow with every block, so that its time goes with the square."""
+        if self.ablates:
+            return _WALK_FROM + (_ABLATED_WALK - _WALK_FROM) * (done / blocks) ** 2
         return _WALK_FROM + (_SCORE_FROM - _WALK_FROM) * done / blocks
 
     @contextmanager
@@ -292,7 +351,8 @@ class _Job:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: BlockView, entries: list[Entry], state: WalkState) -> dict[str, float]:
+def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: BlockView, entries: list[Entry], state: WalkState,
+                input_bits: Mapping[str, int]) -> dict[str, float]:
     """One block: push both streams through it and its quantized copy, measure on the first batch."""
     index, where = state.block, f"block {state.block}"
     original = prepared.source.original(index)
@@ -301,9 +361,10 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: Bl
     meter = SiteMeter(beyond(first, limit).flatten())
     for batch in batches(state.reference):
         state.massive[batch] += beyond(state.reference[batch], limit)
-    quantize_activations(rewritten, prepared.recipe.activations.spec(), meter)
+    quantize_activations(rewritten, prepared.recipe.activations.spec(), meter, bits=input_bits)
     quantize_cache(rewritten, prepared.recipe.kv.spec(), meter)
-    turned = _turn(first[:1, :ISOLATED_TOKENS], plan, prepared)
+    family = prepared.source.family
+    isolated_in = turned(first[:1, :ISOLATED_TOKENS], plan, family)
 
     def push(stream: Tensor, block: BlockView, entry: Entry, part: slice) -> None:
         job.stop_if_cancelled()
@@ -320,10 +381,10 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: Bl
     job.batches.over(len(state.quantized), push_quantized, where)
     meter.on = False
     job.batches.over(len(state.reference), lambda part: push(state.reference, original, entries[0], part), where)
-    reference = _centered(state.reference[:measured], plan, prepared)
-    isolated_out = _straighten(forward(rewritten.block, turned, entries[2].arguments[index]), plan)
+    reference = centered(state.reference[:measured], plan, family)
+    isolated_out = straightened(forward(rewritten.block, isolated_in, entries[2].arguments[index]), plan)
     isolated = relative_mse(reference[:1, :ISOLATED_TOKENS], isolated_out)
-    residual = residual_error(index, reference.flatten(0, 1), _straighten(state.quantized[:measured], plan).flatten(0, 1), isolated)
+    residual = residual_error(index, reference.flatten(0, 1), straightened(state.quantized[:measured], plan).flatten(0, 1), isolated)
     state.errors += [error.to_dict() for error in (*meter.errors(index), residual)]
     return {"accumulated": residual.relative_mse, "isolated": isolated}
 
@@ -349,23 +410,6 @@ def _token_scores(prepared: Prepared, tokens: Tensor, state: WalkState, found: l
                for name, kind in (("reference", np.float32), ("quantized", np.float32), ("kl", np.float32), ("same_top", np.uint8))}
     return TokenScores(plain, **columns, massive=massive, texts=texts_of(plain, prepared.loaded.tokenizer.decode),
                        massive_windows=len(state.massive), blocks=len(prepared.source))
-
-
-def _turn(hidden: Tensor, plan: RotationPlan, prepared: Prepared) -> Tensor:
-    """The float stream as the rewritten block expects it."""
-    centered = _centered(hidden, plan, prepared)
-    return plan.r1.apply(centered) if plan.r1 is not None else centered
-
-
-def _straighten(hidden: Tensor, plan: RotationPlan) -> Tensor:
-    return plan.r1.apply_inverse(hidden) if plan.r1 is not None else hidden
-
-
-def _centered(hidden: Tensor, plan: RotationPlan, prepared: Prepared) -> Tensor:
-    """Where the rewrite centred a LayerNorm model's stream, the float stream's mean means nothing: it is taken out before comparing."""
-    if plan.r1 is not None and prepared.source.family.norm is NormKind.LAYER:
-        return hidden - hidden.mean(-1, keepdim=True)
-    return hidden
 
 
 def _batch(tokens: Tensor) -> int:

@@ -39,6 +39,8 @@ class WeightStack:
         recipe: what to do.
         entry: how the calibration windows enter the rewritten model, with each block's arguments; None where nothing is calibrated.
         bits: for each block the bits of single linears by path, where they differ (mixed precision).
+        input_bits: the same of their inputs.
+        before_rounding: is shown each block when its scales are in place and nothing is rounded.
         fisher: for each block the second moments [D, D] of the gradient at its output, where a method asks for them.
         stop_if_cancelled: raises Cancelled.
         together: how many calibration windows go through a block together.
@@ -52,6 +54,8 @@ class WeightStack:
     stop_if_cancelled: Callable[[], None]
     together: Batches
     finish: Callable[[Tensor], Tensor] | None = None
+    input_bits: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    before_rounding: Callable[[BlockView], None] | None = None
 
     def arguments(self, index: int) -> Callable[[int], dict[str, Any]]:
         """A block's keyword arguments for so many calibration windows."""
@@ -72,14 +76,15 @@ class Quantization:
 
 
 def stack_for(prepared: Prepared, ends: Ends, state: WalkState, importance: Importance, stop_if_cancelled: Callable[[], None],
-              together: Batches | None = None) -> WeightStack:
+              together: Batches | None = None, before_rounding: Callable[[BlockView], None] | None = None) -> WeightStack:
     """What a recipe's weights are quantized with; calibration windows enter the state where they are needed. `ends` are the rewritten model's,
     `together` the size of the batches where others share it.
     """
     recipe = prepared.recipe
     entry = embed_calibration(prepared, ends, calibration_tokens(prepared), state) if recipe.calibrates else None
     together = together or Batches(BATCH_TOKENS // recipe.text.length, "window", prepared.device)
-    return WeightStack(recipe, entry, importance.bits, importance.fisher, stop_if_cancelled, together, _end_of(ends))
+    return WeightStack(recipe, entry, importance.bits, importance.fisher, stop_if_cancelled, together, _end_of(ends),
+                       importance.input_bits, before_rounding)
 
 
 def _end_of(ends: Ends) -> Callable[[Tensor], Tensor]:
@@ -106,6 +111,8 @@ def quantize_weights(view: BlockView, stack: WeightStack, state: WalkState) -> G
         if stack.recipe.scaling.method == "smoothquant":
             _smooth(view, stack, before)
         state.float_calibration = _pushed(view, stack, before)
+    if stack.before_rounding is not None:
+        stack.before_rounding(view)
     if not spec.quantizes:
         return Quantization()
     if not is_calibrated(stack.recipe.weight_settings):
@@ -113,7 +120,7 @@ def quantize_weights(view: BlockView, stack: WeightStack, state: WalkState) -> G
     floats = {path: module.weight.data for path, (module, _) in linear_paths(view).items()}
     task = BlockTask(view, spec, state.calibration, before, stack.arguments(view.index), stack.recipe.activations.spec(), stack.recipe.kv.spec(),
                      torch.Generator().manual_seed(stack.recipe.seed * 4096 + view.index), stack.stop_if_cancelled, stack.bits.get(view.index, {}),
-                     stack.fisher.get(view.index), stack.finish)
+                     stack.fisher.get(view.index), stack.finish, stack.input_bits.get(view.index, {}))
     result: BlockResult = yield from stack.recipe.weight_settings.quantize_block(task)
     put(view, result.tensors)
     errors = [_error(view, path, roles, result.weight_errors.get(path, relative_mse(floats[path], module.weight.data)), stack, module)

@@ -59,10 +59,11 @@ def quantized_model(recipe: Recipe, loaded: LoadedModel | None = None,
 
 @dataclass(frozen=True)
 class QuantizedBlock:
-    """A block with quantized weights, R3 and R4 in force, activations and cache in float; the bits of its single linears where they differ."""
+    """A block with quantized weights, R3 and R4 in force, activations and cache in float; the bits of its single linears, and of their inputs, where they differ."""
 
     view: BlockView
     bits: Bits
+    input_bits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _block(prepared: Prepared, steps: list[Step], stack: WeightStack, state: Wal
     stack.stop_if_cancelled()
     view = rewrite_block(prepared.source.owned(state.block), steps)
     yield from quantize_weights(view, stack, state)
-    quantized = QuantizedBlock(view, stack.bits.get(state.block, {}))
+    quantized = QuantizedBlock(view, stack.bits.get(state.block, {}), stack.input_bits.get(state.block, {}))
     if stack.entry is not None:
         twin = copy_block(view)
         _rounded(replace(quantized, view=twin), stack.recipe)
@@ -109,7 +110,7 @@ def _block(prepared: Prepared, steps: list[Step], stack: WeightStack, state: Wal
 
 def _rounded(quantized: QuantizedBlock, recipe: Recipe) -> nn.Module:
     """A block that rounds activations and cache from now on."""
-    quantize_activations(quantized.view, recipe.activations.spec())
+    quantize_activations(quantized.view, recipe.activations.spec(), bits=quantized.input_bits)
     quantize_cache(quantized.view, recipe.kv.spec())
     return quantized.view.block
 

@@ -71,6 +71,7 @@ class BlockTask:
         generator: every random choice comes from it.
         stop_if_cancelled: raises Cancelled when the user asked to stop; to be called often.
         bits: of single linears, by module path: a number, or one for each output channel [N] (mixed precision); the others take the spec's.
+        input_bits: of the inputs of single linears, by module path, where they differ from `activations`.
         fisher: [D, D], the second moments of the gradient of the model's loss with respect to this block's output, where they are known.
         finish: hidden states [B, n, D] in the block's basis -> logits [B, n, V], by the model's final norm and head, with a gradient; where at hand.
     """
@@ -87,6 +88,7 @@ class BlockTask:
     bits: Mapping[str, "int | Tensor"] = field(default_factory=dict)
     fisher: Tensor | None = None
     finish: Callable[[Tensor], Tensor] | None = None
+    input_bits: Mapping[str, int] = field(default_factory=dict)
 
     def parts(self, path: str, rows: int) -> "list[Part]":
         """The output channels of a linear by their precision."""

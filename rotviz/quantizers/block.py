@@ -43,7 +43,7 @@ def runnable(task: BlockTask, quantized: bool) -> BlockView:
     twin = copy_block(task.view)
     twin.block.to(_wide(task.inputs.dtype))
     if quantized:
-        _round_activations(twin, task.activations)
+        _round_activations(twin, task.activations, task.input_bits)
         _round_cache(twin, task.kv)
     return twin
 
@@ -117,12 +117,12 @@ def weights_of(view: BlockView) -> dict[str, Tensor]:
     return {f"{path}.weight": module.weight.data for path, (module, _) in linear_paths(view).items()}
 
 
-def _round_activations(view: BlockView, spec: QuantSpec) -> None:
-    if not spec.quantizes:
-        return
-    by_site: dict[Site, _SharedRounding] = {}
-    for module, roles in linear_paths(view).values():
-        module.register_forward_pre_hook(by_site.setdefault(SITE_OF_ROLE[roles[0]], _SharedRounding(spec)))
+def _round_activations(view: BlockView, spec: QuantSpec, bits: Mapping[str, int]) -> None:
+    shared: dict[tuple[Site, int], _SharedRounding] = {}
+    for path, (module, roles) in linear_paths(view).items():
+        own = replace(spec, bits=bits.get(path, spec.bits))
+        if own.quantizes:
+            module.register_forward_pre_hook(shared.setdefault((SITE_OF_ROLE[roles[0]], own.bits), _SharedRounding(own)))
 
 
 class _SharedRounding:

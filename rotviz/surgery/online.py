@@ -54,15 +54,20 @@ class InputQuantizer:
 
 
 def quantize_activations(view: BlockView, spec: QuantSpec, meter: Meter | None = None, rounding: Rounding = fake_quantize,
-                         at: Mapping[Site, Rounding] = MappingProxyType({})) -> None:
-    """Round the inputs of a block's quantized linears from now on, sites in `at` in their own way. The block must belong to the caller."""
-    if not spec.quantizes:
-        return
-    quantizers: dict[Site, InputQuantizer] = {}
+                         at: Mapping[Site, Rounding] = MappingProxyType({}), bits: Mapping[str, int] = MappingProxyType({})) -> None:
+    """Round the inputs of a block's quantized linears from now on. The block must belong to the caller.
+
+    Args:
+        at: sites that are rounded in their own way.
+        bits: of the inputs of single linears, by path in the block, where they differ from the spec's; 16 = left in float.
+    """
+    paths = {module: path for path, module in view.block.named_modules()}
+    quantizers: dict[tuple[Site, int], InputQuantizer] = {}
     for module, roles in view.quantized_modules().items():
-        site = SITE_OF_ROLE[roles[0]]
-        quantizer = quantizers.setdefault(site, InputQuantizer(site, spec, meter, at.get(site, rounding)))
-        module.register_forward_pre_hook(quantizer)
+        site, own = SITE_OF_ROLE[roles[0]], replace(spec, bits=bits.get(paths[module], spec.bits))
+        if own.quantizes:
+            quantizer = quantizers.setdefault((site, own.bits), InputQuantizer(site, own, meter, at.get(site, rounding)))
+            module.register_forward_pre_hook(quantizer)
 
 
 def quantize_cache(view: BlockView, spec: QuantSpec, meter: Meter | None = None, rounding: Rounding = fake_quantize,

@@ -41,7 +41,7 @@ TEXTS = {"pydoc": "Python documentation (embedded)", "wikitext2:test": "WikiText
          "c4:validation": "C4, validation", "file": "a text file"}
 SECTIONS = {"rotation": "Rotation", "scaling": "Scaling", "weights": "Weights", "allocation": "Mixed precision", "activations": "Activations",
             "kv": "KV cache", "text": "Text", "": "Run"}
-METHODS = {"rotation": ROTATIONS, "weights": QUANTIZERS}
+METHODS = {"rotation": ROTATIONS, "weights": QUANTIZERS, "allocation": ALLOCATIONS}
 OFF = ("rotation", "scaling", "weights", "allocation")
 """Sections that the method none switches off: their other keys then determine nothing and are not shown."""
 SCALING_WORDS = "SmoothQuant: part of each channel's range moves from the activations into the weights, folded into the norms."
@@ -94,7 +94,7 @@ def recipe_form(key: str, values: Mapping[str, Any] | None = None, skip: Sequenc
             found = _switched_form(section, cls, _dotted(key, section), start, hidden)
         else:
             found = plain_form(cls, _dotted(key, section), start, skip=hidden)
-        if section in METHODS:
+        if found.get("method") in METHODS.get(section, ()):
             found |= _method_form(section, found["method"], key, start)
         plain |= {section: found} if section else found
     try:
@@ -221,9 +221,8 @@ def _switched_form(section: str, cls: type, key: str, start: Mapping[str, Any], 
     found = plain_form(cls, key, start, columns=1, skip=(*others, *hidden))
     if found["method"] == "none":
         return found
-    summary = SCALING_WORDS if section == "scaling" else ALLOCATIONS[found["method"]].summary if section == "allocation" else ""
-    if summary:
-        st.caption(summary)
+    if section == "scaling":
+        st.caption(SCALING_WORDS)
     return found | plain_form(cls, key, start, skip=("method", *hidden))
 
 

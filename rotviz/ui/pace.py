@@ -10,7 +10,7 @@ from rotviz.rotations import ROTATIONS, learns
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import FLOAT_BITS
 
-TEXT_STAGES = ("walk", "score", "checkpoint")
+TEXT_STAGES = ("walk", "score", "ablate", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def _kind(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
     weights = recipe.get("weights", {})
     quantized = weights.get("method") != "none" and weights.get("bits") != FLOAT_BITS
     work = (weights.get("method"), str(weights.get("clip")), weights.get("group"), repr(weights.get(weights.get("method"))))
-    return recipe.get("device"), recipe.get("dtype"), _rotation_work(recipe), work if quantized else None
+    return recipe.get("device"), recipe.get("dtype"), _rotation_work(recipe), work if quantized else None, repr(recipe.get("ablation"))
 
 
 def _rotation_work(recipe: Mapping[str, Any]) -> Any:

@@ -89,6 +89,15 @@ def test_a_methods_own_settings_are_in_the_form() -> None:
     assert not [t for t in at.toggle if t.key == "r.rotation.hadamard.randomize"]
 
 
+def test_a_list_of_what_is_kept_is_typed_in() -> None:
+    at = _run(_recipe_app)
+    at.selectbox(key="r.allocation.method").set_value("listed").run()
+    assert "keep is empty" in at.error[0].value
+    at.text_input(key="r.allocation.listed.keep").set_value("7.down, 11").run()
+    made = at.session_state["made"]
+    assert made.allocation_settings.keep == ("7.down", "11") and made.allocation.method == "listed"
+
+
 def test_presets_are_methods_times_bits_times_seeds_and_no_rotation_needs_one_seed() -> None:
     made = preset_recipes({"none": ["W4A4"], "hadamard": list(PRESETS)}, [0, 1], {"model": "tiny-llama", "text": TEXT})
     assert len(made) == len({r.fingerprint for r in made}) == 1 + 2 * len(PRESETS)

@@ -234,7 +234,7 @@ def test_nonsense_is_refused_on_the_page() -> None:
     _checked(at.run())
     assert "fp8 has 8 bits, not 4" in at.error[0].value and at.button(key="go").disabled
     at.selectbox(key="free.weights.format").set_value("int")
-    at.button_group(key="free.allocation.method").set_value("importance")
+    at.selectbox(key="free.allocation.method").set_value("importance")
     at.run()
     at.number_input(key="free.allocation.budget").set_value(12.0)
     _checked(at.run())

@@ -33,6 +33,7 @@ FLOAT_WEIGHTS = {"method": "none", "bits": 16}
     ({"activations": {"bits": 16, "clip": 0.5}}, {"activations": {"bits": 16}}, {}),
     ({"activations": {"bits": 16}, "kv": {"bits": 4}}, {}, {"activations.bits": ("16", "4"), "kv.bits": ("4", "16")}),
     ({"scaling": {"method": "smoothquant"}}, {}, {"scaling.method": ("smoothquant", "none")}),
+    ({"ablation": {"unit": "block"}}, {}, {}),
     ({"rotation": {"load": "a.safetensors"}}, {}, {"rotation.load": ("a.safetensors", "")}),
 ])
 def test_what_counts_as_one_difference(a, b, wanted):

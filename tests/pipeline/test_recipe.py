@@ -37,8 +37,10 @@ def test_round_trips(tmp_path):
 def test_every_key_changes_the_fingerprint():
     others = {"model": "tiny-llama", "device": "cpu", "dtype": "float64", "rotation.method": "orthogonal", "rotation.slots": ["R1"],
               "weights.method": "none", "weights.clip": 0.5, "activations.clip": 0.5, "kv.clip": 0.5, "text.calibration": "pydoc",
-              "text.evaluation": "pydoc", "rotation.hadamard.fallback": "blocks"}
-    needs = {"activations.format": [("activations.symmetric", True), ("activations.bits", 8)]}
+              "text.evaluation": "pydoc", "rotation.hadamard.fallback": "blocks", "allocation.listed.keep": ["2"],
+              "allocation.listed.bits": 6, "allocation.method": "uniform"}
+    needs = {"activations.format": [("activations.symmetric", True), ("activations.bits", 8)], "ablation.kind": [("ablation.unit", "block")]}
+    needs |= {f"allocation.listed.{name}": [("allocation.listed.keep", ["1"])] for name in ("keep", "bits", "inputs")}
     for key, setting in recipe_settings().items():
         section, *method, _ = key.split(".") if key.count(".") == 2 else ("", "")
         own = [(f"{section}.method", *method)] if section else []  # a method's settings count where it is chosen

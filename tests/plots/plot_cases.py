@@ -14,6 +14,7 @@ from rotviz.plots.energy_spread import draw_energy_spread
 from rotviz.plots.error_by_block import draw_error_by_block
 from rotviz.plots.error_by_channel import draw_error_by_channel
 from rotviz.plots.error_scatter import draw_error_scatter
+from rotviz.plots.estimate_scatter import draw_estimate_scatter
 from rotviz.plots.grid_cells import draw_grid_cells
 from rotviz.plots.histogram import draw_histogram
 from rotviz.plots.kurtosis_by_block import draw_kurtosis_by_block
@@ -34,6 +35,7 @@ from rotviz.plots.token_channel_map import draw_token_channel_map
 from rotviz.plots.token_channels import draw_token_channels
 from rotviz.plots.token_strip import draw_token_strip
 from rotviz.plots.token_winners import draw_token_winners
+from rotviz.plots.verdict_map import draw_verdict_map
 from rotviz.plots.waterfall import draw_waterfall
 from rotviz.plots.weight_grid import draw_weight_grid
 from rotviz.plots.weight_map import draw_weight_map
@@ -277,6 +279,22 @@ def stack_waterfall(n: int = 96, d: int = 576):
     return draw_stack_waterfall(steps, values, stderrs=values * 0.01)
 
 
+def estimate_scatter(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(14)
+    estimate = np.exp(generator.normal(-5, 1.5, 2 * n))
+    measured = 3 * estimate * np.exp(generator.normal(0, 0.5, 2 * n))
+    measured[:4] *= -1
+    return draw_estimate_scatter(estimate, measured, [f"{i // 7}.{'qkvogud'[i % 7]}" for i in range(2 * n)], correlation=0.93)
+
+
+def verdict_map(n: int = 96, d: int = 576):
+    blocks = 30 if n < 1000 else 126
+    ratios = np.exp(np.random.default_rng(13).normal(-0.6, 0.6, (blocks, 6)))
+    kinds = [["helps" if r < 0.9 else "hurts" if r > 1.2 else "no difference" for r in row] for row in ratios]
+    reasons = [[f"outlier channels spread: kurtosis 1,240 → {r:.2g}" for r in row] for row in ratios]
+    return draw_verdict_map(ratios, kinds, SITES, ruined=ratios > 2, reasons=reasons, name_a="none", name_b="hadamard")
+
+
 def token_strip(n: int = 96, d: int = 576):
     return draw_token_strip(texts(n), np.abs(hidden(n, min(d, 576))).max(axis=1), massive={0, 8}, what="largest |activation|")
 
@@ -293,4 +311,5 @@ DRAWINGS = {f.__name__: f for f in (
     token_channel_map, spikes, channel_ribbons, histogram, qq, magnitude_by_block, kurtosis_by_block, massive_map, token_channels,
     error_scatter, error_by_block, error_by_channel, perplexity_bars, divergence_bars, pareto, progress_by_block, seed_spread,
     weight_grid, weight_map, waterfall, learning_curve, massive_ordinary, curves, energy_spread, bars, grid_cells,
-    boxes_by_block, butterflies, compare_errors, memory_by_part, roofline, effect_by_switch, stack_waterfall)}
+    boxes_by_block, butterflies, compare_errors, memory_by_part, roofline, effect_by_switch, stack_waterfall,
+    verdict_map, estimate_scatter)}

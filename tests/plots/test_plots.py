@@ -27,6 +27,7 @@ from rotviz.plots.energy_spread import draw_energy_spread
 from rotviz.plots.error_by_block import SQNR_DB, draw_error_by_block
 from rotviz.plots.error_by_channel import draw_error_by_channel
 from rotviz.plots.error_scatter import draw_error_scatter
+from rotviz.plots.estimate_scatter import draw_estimate_scatter
 from rotviz.plots.frame import decades, shared_range, symlog, symlog_axis, symlog_back, tick_words
 from rotviz.plots.grid_cells import draw_grid_cells
 from rotviz.plots.histogram import draw_histogram
@@ -49,6 +50,7 @@ from rotviz.plots.token_channel_map import draw_token_channel_map
 from rotviz.plots.token_channels import draw_token_channels
 from rotviz.plots.token_strip import draw_token_strip
 from rotviz.plots.token_winners import draw_token_winners, letters_for, winners
+from rotviz.plots.verdict_map import draw_verdict_map
 from rotviz.plots.waterfall import draw_waterfall
 from rotviz.plots.weight_grid import draw_weight_grid
 from rotviz.plots.weight_map import draw_weight_map
@@ -129,6 +131,10 @@ def few(n: int) -> list[str]:
 AWKWARD = {
     "weight_grid": lambda make: draw_weight_grid(c := make(D), np.arange(len(c) + 1.0), levels=c, ends=(1.0, 4.0), what="<b>w"),
     "weight_map": lambda make: draw_weight_map(make(L, 3), ["<b>q", "k", "v"]),
+    "estimate_scatter": lambda make: draw_estimate_scatter(v := make(L), v, few(len(v)), correlation=NAN),
+    "estimate_scatter off": lambda make: draw_estimate_scatter(v := make(L), np.full(len(v), 1e-9), ["<b>mine"] * len(v), correlation=0.5),
+    "verdict_map": lambda make: draw_verdict_map(r := make(L, 2), [["helps", "hurts"]] * len(r), ["key", "<b>"], ruined=r > 1, name_b="<b>mine",
+                                                 reasons=[["<script>", "x"]] * len(r)),
     "waterfall": lambda make: draw_waterfall(few(len(v := make(L))), {"none": v, "<b>mine": v}, stderrs={"none": v}, reference=2.0),
     "waterfall linear": lambda make: draw_waterfall(few(len(v := make(L))), {"none": v}, log=False),
     "effect_by_switch": lambda make: draw_effect_by_switch({"<b>mine": dict(zip(few(len(v := make(L))), v)), "b": {"a": 2.0}}, base=2.0,
