@@ -14,6 +14,7 @@ PAGES = {
     ],
     "Rotate": [
         st.Page("pages/rotate.py", title="Rotate", icon=":material/sync:"),
+        st.Page("pages/verdict.py", title="Does it help here?", icon=":material/balance:"),
         st.Page("pages/lens.py", title="Rotation lens", icon=":material/motion_photos_on:"),
         st.Page("pages/learn.py", title="Learn a rotation", icon=":material/model_training:"),
         st.Page("pages/doctor.py", title="Architecture doctor", icon=":material/stethoscope:"),
@@ -21,6 +22,8 @@ PAGES = {
     "Measure": [
         st.Page("pages/evaluate.py", title="Evaluate", icon=":material/speed:"),
         st.Page("pages/runs.py", title="Runs", icon=":material/list_alt:"),
+        st.Page("pages/hurts.py", title="Which layer hurts?", icon=":material/healing:"),
+        st.Page("pages/budget.py", title="Bit budget", icon=":material/tune:"),
         st.Page("pages/weights.py", title="Weights", icon=":material/grid_on:"),
         st.Page("pages/kernels.py", title="Kernels and cost", icon=":material/memory:"),
     ],

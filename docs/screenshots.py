@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from lab import chromium, link_models, served, settled  # noqa: E402
 
 from rotviz.jobs.execute import execute_now  # noqa: E402
+from rotviz.pipeline.preview import preview  # noqa: E402
 from rotviz.pipeline.recipe import Recipe  # noqa: E402
 from rotviz.store.runs import Store  # noqa: E402
 
@@ -24,6 +25,9 @@ VIEWS = {
     "microscope": "?b=14&s=mlp_in&n=128&pre=Well,+&color=best+method",
     "rotate": "?b=14&s=mlp_in",
     "figures": "?b=14&s=mlp_in&fig=channel-ribbons",
+    "verdict": "?ra=orthogonal&b=14&s=mlp_in",
+    "hurts": "?hn=1&hl=64&hclip=none&ra=none",
+    "budget": "?hn=1&hl=64&hclip=none&ra=none&bb=3.5",
     "weights": "?b=12&lin=gate_proj",
     "lens": "?b=14&s=mlp_in",
     "lessons": "?b=14&lesson=Outlier&answer=true",
@@ -43,6 +47,7 @@ def main() -> None:
         os.environ["ROTVIZ_HOME"] = folder
         if not WITHOUT_RUNS.issuperset(pages):
             some_runs()
+            sensitivities()
         with served(home) as address, chromium() as browser:
             for theme in ("light", "dark"):
                 context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme=theme)
@@ -61,6 +66,15 @@ def some_runs() -> None:
     execute_now(Store(), Recipe.from_dict({
         "rotation": learning, "weights": {"method": "none"}, "activations": {"bits": 4, "symmetric": True, "clip": 0.9},
         "text": {"calibration": "pydoc", "samples": 4, "evaluation": "pydoc", "windows": 2, "length": 512}}))
+
+
+def sensitivities() -> None:
+    """What the pages Which layer hurts and Bit budget show: every block alone, and the estimate from gradients."""
+    recipe = Recipe.from_dict({
+        "rotation": {"method": "none"}, "weights": {"bits": 4, "clip": "none"}, "activations": {"bits": 4}, "ablation": {"unit": "block"},
+        "text": {"evaluation": "pydoc", "calibration": "pydoc", "windows": 1, "length": 64, "samples": 4}})
+    execute_now(Store(), recipe)
+    preview(recipe)
 
 
 def take(context, address: str, page: str, theme: str) -> None:

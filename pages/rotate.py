@@ -22,7 +22,7 @@ from rotviz.ui.accumulated import matching, others, queue_runs, recipe_for, resi
 from rotviz.ui.cache import errors_by_block, errors_by_channel, errors_by_token, errors_of_methods, row_texts
 from rotviz.ui.choices import Chosen, chosen
 from rotviz.ui.show import show
-from rotviz.ui.turns import UNLEARNED, pick_slots, pick_spec, pick_turn, saved_turn, spec_words, warn_idle
+from rotviz.ui.turns import UNLEARNED, names_of, pick_slots, pick_spec, pick_turn, saved_turn, spec_words, warn_idle
 from rotviz.ui.words import percent, verdict
 
 TABS = ("By token", "By block", "By channel", "All methods", "Accumulated")
@@ -30,13 +30,6 @@ KINDS = {"all": "all tokens", "massive": "massive tokens", "ordinary": "ordinary
 SPLIT = {"all": "all", "mean_massive": "massive", "mean_ordinary": "ordinary"}
 SEEDS = 5
 LEARNED_SHOWN = 12
-
-
-def names_of(a: Turn, b: Turn) -> tuple[str, str]:
-    """Short names that differ: the methods', with seeds where the methods are the same."""
-    if a.method != b.method:
-        return a.method, b.method
-    return (a.label, b.label) if a != b else (f"{a.label}, A", f"{b.label}, B")
 
 
 def by_token(view: Chosen, a: Turn, b: Turn, spec: QuantSpec) -> None:

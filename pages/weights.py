@@ -39,6 +39,7 @@ from rotviz.ui.choices import FIRST_BLOCK, chosen_model
 from rotviz.ui.forms import SCALING_WORDS, evaluation_text, pick_text
 from rotviz.ui.live import live_run
 from rotviz.ui.pace import estimate
+from rotviz.ui.runs import newest
 from rotviz.ui.show import show
 from rotviz.ui.study import base_and_band, base_words, command, drawn, effects_table, gain_words, kept_studies, step_lines, verdict_lines
 from rotviz.ui.turns import BOUND, pick_name, pick_slots, pick_turn
@@ -218,7 +219,7 @@ def waterfall(model: str, turn: Turn, spec: QuantSpec) -> None:
     view = pick_name("Steps", VIEWS, "wview")
     stack = assembled(recipe)
     wanted = recipes_of(recipe) if view == "by rotation" else [step.recipe for step in stack if step.recipe is not None]
-    known = _known(model, wanted)
+    known = newest(model, wanted)
     missing = [r for r in wanted if r.fingerprint not in known]
     left, right = st.columns([2, 3], vertical_alignment="center")
     left.button(f"Queue {count(len(missing), 'missing run')}" if missing else "Nothing is missing", key="wqueue", type="primary",
@@ -344,16 +345,6 @@ def _recipe(model: str, turn: Turn, spec: QuantSpec) -> Recipe | None:
     except RotvizError as error:
         st.error(str(error))
         return None
-
-
-def _known(model: str, recipes: Sequence[Recipe]) -> dict[str, RunRecord]:
-    """The newest run of each recipe that has not failed, by fingerprint; finished ones first."""
-    marks, found = {r.fingerprint for r in recipes}, {}
-    records = [r for r in Store().list(model=model, limit=500) if r.fingerprint in marks]
-    for record in sorted(records, key=lambda r: r.status is not Status.DONE):
-        if record.status not in (Status.FAILED, Status.CANCELLED):
-            found.setdefault(record.fingerprint, record)
-    return found
 
 
 def _nan(value: float | None) -> float:

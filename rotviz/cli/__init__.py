@@ -1,4 +1,5 @@
-"""The command line: `python -m rotviz run | inspect | verdict | hurts | runs | show | compare | export | deploy | figure | report | models | bench | app`.
+"""The command line: `python -m rotviz run | inspect | verdict | hurts | runs | show | compare | export | deploy | figure | report | models |
+bench | app`.
 
 One file a command, each with `add(subparsers)` and a handler that imports what it needs when it runs: `rotviz runs` does not wait for torch.
 With --json one JSON object goes to standard output and nothing else; progress goes to standard error.

@@ -13,7 +13,7 @@ fake-quantized; activations are rounded by hooks, keys and values by attention e
 Two models are in memory at the end, the float one and this one, and while calibrating the windows' two streams.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,11 +59,13 @@ def quantized_model(recipe: Recipe, loaded: LoadedModel | None = None,
 
 @dataclass(frozen=True)
 class QuantizedBlock:
-    """A block with quantized weights, R3 and R4 in force, activations and cache in float; the bits of its single linears, and of their inputs, where they differ."""
+    """A block with quantized weights, R3 and R4 in force, activations and cache in float; the bits of its single linears, and of what enters them,
+    where they differ.
+    """
 
     view: BlockView
     bits: Bits
-    input_bits: Mapping[str, int] = field(default_factory=dict)
+    input_bits: Mapping[str, int]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import rotviz
 from rotviz.capture.capture import Capture, open_capture
 from rotviz.capture.inspect import Inspection, Look, capture_path, inspect, kept_massive, look
 from rotviz.config import fingerprint
+from rotviz.evaluation.paired import Place, block_verdicts
 from rotviz.evaluation.sites import BlockErrors, TokenErrors, Turn, block_errors, channel_errors, r1_error, site_rows, token_errors
 from rotviz.evaluation.stream import Stream, stream_of
 from rotviz.home import home, write_atomically
@@ -197,6 +198,24 @@ def errors_of_methods(path: Path, block: int, site: Site, turns: tuple[Turn, ...
             say(i / len(turns), turn.label)
             found.append(errors_by_token(path, block, site, turn, spec))
     return found
+
+
+# Which of two rotations helps where
+
+
+def places(path: Path, a: Turn, b: Turn, spec: QuantSpec) -> list[Place]:
+    """The verdict on B against A at every block and site, with a bar where it takes long."""
+    blocks, found = _open(path).blocks, []
+    with progress("Rounding every site under both rotations") as say:
+        for block in range(blocks):
+            say(block / blocks, f"block {block + 1} of {blocks}")
+            found += _places_of(path, block, a, b, spec)
+    return found
+
+
+@st.cache_data(max_entries=1024, show_spinner=False)
+def _places_of(path: Path, block: int, a: Turn, b: Turn, spec: QuantSpec) -> list[Place]:
+    return block_verdicts(_open(path), block, a, b, spec)
 
 
 # The model itself

@@ -20,9 +20,9 @@ from rotviz.ui.first_minute import draw_first_minute
 from rotviz.ui.theme import apply_theme
 from rotviz.ui.tour import START, draw_tour
 
-LOOKING = (START, "outliers", "massive_tokens", "microscope", "figures", "rotate", "lens", "lessons", "learn")
+LOOKING = (START, "outliers", "massive_tokens", "microscope", "figures", "rotate", "verdict", "lens", "lessons", "learn")
 """Pages that look at a text: they get all of the sidebar's choices."""
-LOADING = ("doctor", "evaluate", "weights")
+LOADING = ("doctor", "evaluate", "hurts", "budget", "weights")
 """Pages that have a use for a model alone."""
 
 SHARED = ("m", "t", "n", "bos", "prompt", "b", "s", "r", "seed", "slots", "ra", "sa", "rb", "sb", "bits", "clip", "group", "sym", "tok", "at",

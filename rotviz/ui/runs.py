@@ -66,6 +66,16 @@ def column_config() -> dict[str, Any]:
     }
 
 
+def newest(model: str, recipes: Sequence[Recipe]) -> dict[str, RunRecord]:
+    """The newest run of each recipe that has not failed, by fingerprint; finished ones first."""
+    marks, found = {r.fingerprint for r in recipes}, {}
+    records = [r for r in Store().list(model=model, limit=500) if r.fingerprint in marks]
+    for record in sorted(records, key=lambda r: r.status is not Status.DONE):
+        if record.status not in (Status.FAILED, Status.CANCELLED):
+            found.setdefault(record.fingerprint, record)
+    return found
+
+
 def already_done(recipes: Sequence[Recipe]) -> dict[str, str]:
     """Fingerprint -> run id of the recipes that have a finished run: the same recipe gives the same numbers."""
     store, found = Store(), {}

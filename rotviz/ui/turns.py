@@ -44,6 +44,13 @@ def saved_turn(saved: SavedRotation, slots: tuple[Slot, ...]) -> Turn:
     return Turn(saved.method, saved.seed, slots, file=str(saved.path))
 
 
+def names_of(a: Turn, b: Turn) -> tuple[str, str]:
+    """Short names that differ: the methods', with seeds where the methods are the same."""
+    if a.method != b.method:
+        return a.method, b.method
+    return (a.label, b.label) if a != b else (f"{a.label}, A", f"{b.label}, B")
+
+
 def pick_slots() -> tuple[Slot, ...]:
     """Which slots a rotation acts in."""
     names = [s.value for s in Slot]
