@@ -22,6 +22,7 @@ PAGES = {
     "Measure": [
         st.Page("pages/evaluate.py", title="Evaluate", icon=":material/speed:"),
         st.Page("pages/runs.py", title="Runs", icon=":material/list_alt:"),
+        st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
         st.Page("pages/hurts.py", title="Which layer hurts?", icon=":material/healing:"),
         st.Page("pages/budget.py", title="Bit budget", icon=":material/tune:"),
         st.Page("pages/weights.py", title="Weights", icon=":material/grid_on:"),

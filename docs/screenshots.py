@@ -46,7 +46,7 @@ def main() -> None:
         link_models(home)
         os.environ["ROTVIZ_HOME"] = folder
         if not WITHOUT_RUNS.issuperset(pages):
-            some_runs()
+            VIEWS["compare"] = f"?runs={','.join(some_runs()[:3])}&ctab=Tokens"
             sensitivities()
         with served(home) as address, chromium() as browser:
             for theme in ("light", "dark"):
@@ -55,17 +55,19 @@ def main() -> None:
                     take(context, address, page, theme)
 
 
-def some_runs() -> None:
-    """A few small real runs, so that the pages that show runs have something to show; one of them learns its rotation."""
+def some_runs() -> list[str]:
+    """A few small real runs, so that the pages that show runs have something to show; one of them learns its rotation. Their ids."""
+    made = []
     for method in ("none", "orthogonal", "hadamard"):
         for bits in (4, 8) if method == "hadamard" else (4,):
-            execute_now(Store(), Recipe.from_dict({
+            made.append(execute_now(Store(), Recipe.from_dict({
                 "rotation": {"method": method}, "weights": {"method": "none"}, "activations": {"bits": bits, "symmetric": True, "clip": 0.9},
-                "text": {"evaluation": "pydoc", "windows": 2, "length": 512}}))
+                "text": {"evaluation": "pydoc", "windows": 2, "length": 512}}))["run_id"])
     learning = {"method": "peak", "peak": {"steps": 40, "rounds": 5}}
-    execute_now(Store(), Recipe.from_dict({
+    made.append(execute_now(Store(), Recipe.from_dict({
         "rotation": learning, "weights": {"method": "none"}, "activations": {"bits": 4, "symmetric": True, "clip": 0.9},
-        "text": {"calibration": "pydoc", "samples": 4, "evaluation": "pydoc", "windows": 2, "length": 512}}))
+        "text": {"calibration": "pydoc", "samples": 4, "evaluation": "pydoc", "windows": 2, "length": 512}}))["run_id"])
+    return made
 
 
 def sensitivities() -> None:

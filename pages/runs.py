@@ -1,7 +1,7 @@
-"""Runs: what has been run, by anyone who uses this folder. Find one, open it, compare several, take the numbers away, repeat it.
+"""Runs: what has been run, by anyone who uses this folder. Find one, open it, take the numbers away, repeat it; several go on to Compare.
 
 Two perplexities may be compared when their protocols agree: the same text, cut and counted in the same way, and the same float model.
-Where they do not, this page says so and leaves those figures out. Links: ?run=ID opens a run, ?runs=ID,ID compares.
+Where they do not, this page says so. Links: ?run=ID opens a run, ?runs=ID,ID puts several side by side.
 """
 
 import json
@@ -10,25 +10,17 @@ from typing import Any
 
 import streamlit as st
 
-from rotviz.errors import RotvizError, UnknownName
+from rotviz.errors import RotvizError
 from rotviz.jobs.queue import tend
 from rotviz.reports.run_figures import (
     MEASURES,
-    divergence_figure,
     error_grid,
-    perplexity_figure,
-    ratio_figure,
-    residual_figure,
     site_errors_figure,
-    sites_range,
     weight_errors,
 )
 from rotviz.reports.runs import (
-    by_measure,
     duration,
     measure_of,
-    names_of,
-    recipe_differences,
     recipe_toml,
     repeat_with,
     result_of,
@@ -39,11 +31,12 @@ from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.ui.choices import framed
 from rotviz.ui.live import live_run, stopped_run
 from rotviz.ui.reports import report_buttons
-from rotviz.ui.runs import LISTED, column_config, error_log, headline, listed, matching, safe
+from rotviz.ui.runs import LISTED, column_config, error_log, headline, linked, listed, matching, safe
 from rotviz.ui.show import show
 from rotviz.ui.turns import pick_name
 
 MOST = 8  # runs side by side
+COMPARED = 6  # runs that the page Compare takes
 
 
 def draw() -> None:
@@ -85,7 +78,7 @@ def _filtered(records: list[RunRecord]) -> list[RunRecord]:
 def _opened(shown: list[RunRecord]) -> list[RunRecord]:
     """The chosen runs: from the link, the table or the box below it; all three say the same."""
     ids = [r.run_id for r in shown]
-    opened = _from_link()
+    opened = linked(MOST)
     marks = [ids.index(i) for i in opened if i in ids]
     # The table is a new one when what it lists or what is open has changed elsewhere, for its rows are known by number only.
     key = f"table-{hash(tuple(ids))}-{st.session_state.get('changed-elsewhere', 0)}"
@@ -104,18 +97,6 @@ def _opened(shown: list[RunRecord]) -> list[RunRecord]:
     right.download_button("Table as CSV", table(shown).to_csv(index=False), "runs.csv", "text/csv", key="csv", on_click="ignore",
                           icon=":material/download:", width="stretch")
     return [known[i] for i in opened if i in known]
-
-
-def _from_link() -> list[str]:
-    """Whole ids of the runs that the link names; ends of ids do too."""
-    named = [*st.query_params.get("runs", "").split(","), st.query_params.get("run", "")]
-    found: list[str] = []
-    for name in filter(None, (n.strip() for n in named)):
-        try:
-            found.append(Store().get(name).run_id)
-        except UnknownName as error:
-            st.warning(str(error), icon=":material/search_off:")
-    return list(dict.fromkeys(found))[:MOST]
 
 
 def _open(ids: Sequence[str]) -> None:
@@ -264,58 +245,19 @@ def _several(records: list[RunRecord]) -> None:
     st.subheader(f"{len(records)} runs side by side")
     numbers = side_by_side(records)
     st.dataframe(numbers, hide_index=True, alt="Main numbers of each run", height=38 + 35 * len(numbers))
-    found = recipe_differences(records)
-    if found.empty:
-        st.caption("Their recipes are the same.")
-    else:
-        st.caption("What differs in their recipes:")
-        st.dataframe(found, hide_index=True, alt="Recipe keys that differ")
     done = [r for r in records if r.status is Status.DONE]
     with st.container(horizontal=True):
         report_buttons(done)
     if len(done) < 2:
-        st.info("Figures need two finished runs.")
+        st.info("Comparing needs two finished runs.")
         return
     if len({measure_of(r) for r in done}) > 1:
-        names = names_of(done)
-        lines = "\n".join(f"- **{', '.join(names[r.run_id] for r in group)}**: {safe(m.protocol)}; {safe(m.model)} in {m.dtype}"
-                          for m, group in by_measure(done).items())
-        st.warning(f"Their perplexities must not be compared, for they were measured differently:\n{lines}", icon=":material/balance:")
-    else:
-        left, right = st.columns(2)
-        with left:
-            show(perplexity_figure(done), "cmp-perplexity",
-                 caption="Each bar starts at the float model's perplexity; whiskers are one standard error.")
-        with right:
-            show(divergence_figure(done), "cmp-divergence",
-                 caption="How far the next-token distribution moved from the float model's.")
-    _against(done)
-
-
-def _against(done: list[RunRecord]) -> None:
-    """Errors of one run against another's, cell by cell and line by line with locked axes."""
-    names = names_of(done)
-    show(residual_figure(done), "cmp-residual",
-         caption="Error of the residual stream after each block: solid accumulated, dotted with this block alone quantized.")
-    pair = done[:2]
-    if len(done) > 2:
-        cells = st.columns(2)
-        pair = [cells[i].selectbox(f"Run {'AB'[i]}", done, index=i, format_func=lambda r: names[r.run_id], key=f"pair{i}", bind="query-params")
-                for i in (0, 1)]
-    a, b = (result_of(r) for r in pair)
-    words = tuple(names[r.run_id] for r in pair)
-    drawing = ratio_figure(a, b, words)
-    if drawing is None:
-        st.info("These two have no site in common or differ in depth, so there is no cell to compare.")
-        return
-    show(drawing, "cmp-ratio",
-         caption=f"Blue: {words[1]} has the smaller error there; orange: the larger.")
-    limits = sites_range((a, b))
-    for cell, result, name in zip(st.columns(2), (a, b), words):
-        with cell:
-            st.markdown(f"**{name}**")
-            show(site_errors_figure(result, y_range=limits), f"cmp-sites-{name}",
-         caption="Error at each site over the blocks, both on the same axis.")
+        st.caption("They were measured differently, so their perplexities must not be compared.")
+    if len(done) > COMPARED:
+        st.caption(f"The first {COMPARED} of {len(done)} finished ones are compared.")
+    if st.button("Compare these", key="compare", type="primary", icon=":material/compare_arrows:",
+                 help="Figures with locked axes, what differs and what it does, losses token by token, generated texts."):
+        st.switch_page("pages/compare.py", query_params={"runs": ",".join(r.run_id for r in done[:COMPARED])})
 
 
 def _with_error(entry: dict[str, Any]) -> str:

@@ -7,12 +7,13 @@ it. Keys and values of earlier tokens are kept (transformers' own cache, in floa
 gives the same numbers as reading the whole text again.
 """
 
+import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,11 @@ def greedy(model: PreTrainedModel, prompt: Tensor, count: int, stops: Collection
     """
     tokens: list[int] = []
     probabilities: list[float] = []
-    fed, past = prompt[None].to(model.device), None
+    fed, kept = prompt[None].to(model.device), {_cache_argument(model): DynamicCache(config=model.config)}
     while len(tokens) < count:
         with torch.no_grad():
-            output = model(input_ids=fed, past_key_values=past, use_cache=True, logits_to_keep=1)
-        past = output.past_key_values
-        likely = output.logits[0, -1].double().softmax(-1)
+            logits = model(input_ids=fed, use_cache=True, logits_to_keep=1, **kept).logits
+        likely = logits[0, -1].double().softmax(-1)
         best = int(likely.argmax())
         tokens.append(best)
         probabilities.append(float(likely[best]))
@@ -51,3 +51,8 @@ def greedy(model: PreTrainedModel, prompt: Tensor, count: int, stops: Collection
             return Greedy(tuple(tokens), tuple(probabilities), True)
         fed = torch.tensor([[best]], device=model.device)
     return Greedy(tuple(tokens), tuple(probabilities), False)
+
+
+def _cache_argument(model: PreTrainedModel) -> str:
+    """What this version of transformers calls the kept keys and values."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

@@ -295,7 +295,8 @@ class _Job:
 
     def weights(self, prepared: Prepared, steps: list[Step], stack: WeightStack, state: WalkState) -> Generator[Event, None, BlockView]:
         """The next block, rewritten and its weights quantized; its own copy."""
-        rewritten = rewrite_block(prepared.source.owned(state.block), steps)
+        with self.timed("rewrite"):
+            rewritten = rewrite_block(prepared.source.owned(state.block), steps)
         progress = quantize_weights(rewritten, stack, state)
         while True:
             with self.timed("weights"):

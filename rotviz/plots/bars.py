@@ -28,17 +28,23 @@ OWN = {"massive tokens": Style(MASSIVE["color"], "solid", "diamond"), "ordinary 
 
 
 def draw_bars(names: Sequence[str], values: np.ndarray | Mapping[str, np.ndarray], *, what: str = "value", x_words: str = "",
-              title: str | None = None) -> Drawing:
-    """Bars of values [N] over names, side by side where there are several series."""
+              labelled: bool | None = None, log: bool | None = None, blank: str = "", title: str | None = None) -> Drawing:
+    """Bars of values [N] over names, side by side where there are several series.
+
+    Args:
+        labelled: a number over each bar; None = where there are few.
+        log: a log axis; None = where the numbers are all positive and far apart.
+        blank: what it means that a number is missing, said below where one is.
+    """
     series, lost = named_series(values, what)
     if any(len(v) != len(names) for v in series.values()):
         raise BadInput(f"{len(names)} names for {[len(v) for v in series.values()]} values: as many are needed")
     known = np.concatenate([v[np.isfinite(v)] for v in series.values()]) if series else np.empty(0)
     if not known.size:
         return nothing(NAME, f"0 finite values of {what}", title)
-    log = bool((known > 0).all() and known.max() / known.min() > LOG_FROM)
+    log = bool((known > 0).all() and known.max() / known.min() > LOG_FROM) if log is None else log and bool((known > 0).all())
     figure, styles = go.Figure(), styles_for(series) | {n: s for n, s in OWN.items() if n in series}
-    labelled = len(names) * len(series) <= LABELLED
+    labelled = len(names) * len(series) <= LABELLED if labelled is None else labelled
     for i, (name, found) in enumerate(series.items()):
         text = [number(float(f"{v:.2g}")) if np.isfinite(v) else "" for v in found]
         figure.add_bar(x=[escape(n) for n in names], y=found, name=escape(name), text=text,
@@ -46,7 +52,7 @@ def draw_bars(names: Sequence[str], values: np.ndarray | Mapping[str, np.ndarray
                        marker={"color": styles[name].color, "pattern": {"shape": ("", "/", "x", ".")[i % 4], "fillmode": "replace"}},
                        hovertemplate=f"%{{x}}<br>{escape(name)} %{{y:,.4~r}}<extra></extra>")
     framed(figure, x=x_words, y=what + (" (log scale)" if log else ""), title=title, legend=list(series) if len(series) > 1 else (),
-           note=note_lost(lost), height=HEIGHT)
+           note=blank if lost and blank else note_lost(lost), height=HEIGHT)
     figure.update_layout(barmode="group", bargap=0.25, uniformtext={"minsize": SMALL, "mode": "show"})
     if log:
         low, high = shared_range(known, log=True)

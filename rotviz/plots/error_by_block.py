@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rotviz.plots.drawing import Drawing, nothing
-from rotviz.plots.frame import Range, block_axis, framed, log_axis, shared_range, span
+from rotviz.plots.frame import LINE, Range, block_axis, framed, log_axis, shared_range, span
 from rotviz.plots.palette import GREY, styles_for
 from rotviz.plots.pool import note_lost
 from rotviz.plots.series import Series, any_number, named_series, table_by
@@ -25,7 +25,7 @@ RELATIVE_MSE, SQNR_DB = "relative MSE", "SQNR (dB)"
 
 def draw_error_by_block(
     errors: Mapping[str, np.ndarray], *, isolated: Mapping[str, np.ndarray] | None = None, unit: str = RELATIVE_MSE,
-    y_range: Range | None = None, title: str | None = None,
+    y_range: Range | None = None, now: int | None = None, title: str | None = None,
 ) -> Drawing:
     """Lines of errors [L] by method over the blocks.
 
@@ -34,6 +34,7 @@ def draw_error_by_block(
         isolated: method -> error with this block alone quantized, dotted.
         unit: what the numbers are; one that ends in "(dB)" is drawn on a linear axis, any other on a log axis.
         y_range: limits in data units, to share between figures.
+        now: the block that is looked at, marked by a line.
     """
     decibel = unit.endswith("(dB)")
     solid, lost = named_series(errors, "error")
@@ -63,6 +64,8 @@ def draw_error_by_block(
     figure.update_yaxes(**({"range": span(limits)} if decibel else log_axis(limits)))
     length = max(len(v) for v in everything.values())
     figure.update_xaxes(**block_axis(length))
+    if now is not None and 0 <= now < length:
+        figure.add_vline(x=now, line={"color": LINE, "dash": "dash", "width": 1.4})
     return Drawing(NAME, figure, _alt(everything, unit, decibel, length), table_by("block", everything))
 
 

@@ -22,7 +22,7 @@ def ink(background: str) -> str:
     return "#000000" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "#FFFFFF"
 
 
-def box(text: str, said: str, background: str | None, massive: bool, mark: str = "") -> str:
+def box(text: str, said: str, background: str | None, massive: bool, mark: str = "", chosen: bool = False) -> str:
     """One unit of text.
 
     Args:
@@ -30,9 +30,11 @@ def box(text: str, said: str, background: str | None, massive: bool, mark: str =
         background: a colour, or None for the page's own.
         massive: with a thick border and a diamond.
         mark: a letter before the text that says what the colour says.
+        chosen: underlined, as what is looked at.
     """
     style = _BOX + (f"background:{background};color:{ink(background)};" if background else "")
     style += f"border:3px solid {VERMILION};" if massive else "border:1px solid rgba(128,128,128,0.45);"
+    style += "text-decoration:underline 3px;text-underline-offset:4px;font-weight:700;" if chosen else ""
     title = html.escape(said, quote=True)
     letter = f"<span aria-hidden='true' style='font-size:12px;font-weight:700;margin-inline-end:0.25em'>{html.escape(mark)}</span>" if mark else ""
     shown = f"{_DIAMOND if massive else ''}{letter}<bdi>{html.escape(visible(text))}</bdi>"

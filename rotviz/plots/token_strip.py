@@ -24,7 +24,7 @@ _BAR = "<span style='display:inline-block;width:120px;height:0.8em;border-radius
 
 def draw_token_strip(
     tokens: Sequence[str], values: np.ndarray | None = None, massive: Collection[int] = (), *, what: str = "value", log: bool = True,
-    value_min: float | None = None, value_max: float | None = None, limit: int = LIMIT,
+    value_min: float | None = None, value_max: float | None = None, first: int = 0, chosen: int | None = None, limit: int = LIMIT,
 ) -> str:
     """HTML of the text, tokens coloured by values [T] and massive ones marked.
 
@@ -34,6 +34,8 @@ def draw_token_strip(
         what: the number's name, for titles and the legend.
         log: colour on a log scale.
         value_min, value_max: limits of the colour scale in data units, to share between strips.
+        first: the number of the first token, where the strip is a part of a text; `massive` and `chosen` count as the whole text does.
+        chosen: a token that is looked at: underlined.
         limit: tokens shown at most; the strip says how many it leaves out.
     """
     numbers = cleaned(values, 1, "values")[0] if values is not None else None
@@ -42,16 +44,19 @@ def draw_token_strip(
     if not len(tokens):
         return "<p>Nothing to show: 0 tokens.</p>"
     low, high = _limits(numbers, log, value_min, value_max)
-    marked = set(int(i) for i in massive)
+    marked = set(int(i) for i in massive if first <= i < first + len(tokens))
     boxes = []
     for unit in units(tokens[:limit]):
         text, known = unit_text(tokens, unit), [] if numbers is None else [float(numbers[i]) for i in unit]
-        heavy = any(i in marked for i in unit)
-        said = named(unit, text) + (f", {what} {', '.join(number(v) for v in known)}" if known else "") + (", massive" if heavy else "")
+        where = range(first + unit[0], first + unit[-1] + 1)
+        heavy, here = any(i in marked for i in where), chosen in where
+        said = named(where, text) + (f", {what} {', '.join(number(v) for v in known)}" if known else "") + (", massive" if heavy else "")
         finite = [v for v in known if np.isfinite(v)]
-        boxes.append(box(text, said, _colour(max(finite), low, high, log) if finite else None, heavy))
+        boxes.append(box(text, said + (", the chosen one" if here else ""), _colour(max(finite), low, high, log) if finite else None, heavy,
+                         chosen=here))
     rest = f"… and {count(len(tokens) - limit, 'more token')}." if len(tokens) > limit else ""
-    return listed(boxes, _summary(tokens, numbers, marked, what), _legend(numbers is not None, bool(marked), what, low, high, log), rest)
+    legend = _legend(numbers is not None, bool(marked), what, low, high, log)
+    return listed(boxes, _summary(tokens, numbers, marked, what, first), legend, rest)
 
 
 def _limits(numbers: np.ndarray | None, log: bool, low: float | None, high: float | None) -> tuple[float, float]:
@@ -79,9 +84,9 @@ def _legend(coloured: bool, marked: bool, what: str, low: float, high: float, lo
     return [*parts, MASSIVE_KEY] if marked else parts
 
 
-def _summary(tokens: Sequence[str], numbers: np.ndarray | None, marked: set[int], what: str) -> str:
+def _summary(tokens: Sequence[str], numbers: np.ndarray | None, marked: set[int], what: str, first: int) -> str:
     words = f"Text of {count(len(tokens), 'token')}"
     if numbers is not None and np.isfinite(numbers).any():
         top = int(np.nanargmax(numbers))
-        words += f"; largest {what} {number(numbers[top])} at token {top}"
+        words += f"; largest {what} {number(numbers[top])} at token {first + top}"
     return words + (f"; {count(len(marked), 'massive token')}" if marked else "")

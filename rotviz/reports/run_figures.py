@@ -23,7 +23,10 @@ DRAWN = 24  # bars in one figure; the table has the rest
 LOG_FROM = 20.0  # ratio of the largest to the smallest
 MEASURES = {"relative_mse": RELATIVE_MSE, "sqnr_db": SQNR_DB, "massive": "relative MSE of massive tokens",
             "ordinary": "relative MSE of ordinary tokens"}
-COSTS = {"activations": "bits an activation", "weights": "bits a weight", "kv": "bits a KV cache number", "seconds": "seconds of the run"}
+COSTS = {"activations": "bits an activation", "weights": "bits a weight", "kv": "bits a KV cache number", "seconds": "seconds of the run",
+         "memory": "peak memory of the run, MB"}
+QUALITIES = {"perplexity": ("perplexity", ("perplexity", "quantized", "value")), "KL": ("KL divergence, nats a token", ("divergence", "kl_nats"))}
+"""What is paid for, in words, and where a result has it; its standard error stands beside it."""
 
 Results = Mapping[str, Mapping[str, Any]]
 History = Sequence[Mapping[str, float]]
@@ -49,28 +52,36 @@ def divergence_figure(records: Sequence[RunRecord]) -> Drawing:
                                 log=log, x_range=room)
 
 
-def pareto_figure(records: Sequence[RunRecord], cost: str) -> Drawing:
-    """Perplexity against a cost, one of COSTS."""
+def pareto_figure(records: Sequence[RunRecord], cost: str, quality: str = "perplexity", methods: Sequence[str] | None = None) -> Drawing:
+    """Perplexity or divergence (one of QUALITIES) against a cost, one of COSTS; `methods` for the colours, None = the rotations'."""
     names = names_of(records)
-    values = _numbers(records, "perplexity", "quantized", "value")
-    reference = dig(records[0].result, "perplexity", "reference", "value") if records else None
-    return draw_pareto([names[r.run_id] for r in records], np.array([_cost(r, cost) for r in records], dtype=float), values,
-                       stderrs=_numbers(records, "perplexity", "quantized", "stderr"), methods=_methods(records), reference=reference,
-                       cost_title=COSTS[cost])
+    words, path = QUALITIES[quality]
+    reference = dig(records[0].result, "perplexity", "reference", "value") if records and quality == "perplexity" else None
+    return draw_pareto([names[r.run_id] for r in records], np.array([_cost(r, cost) for r in records], dtype=float),
+                       _numbers(records, *path), stderrs=_numbers(records, *path[:-1], "stderr"), methods=methods or _methods(records),
+                       reference=reference, cost_title=COSTS[cost], what=words)
 
 
-def residual_figure(records: Sequence[RunRecord], measure: str = "relative_mse", results: Results | None = None) -> Drawing:
-    """Error of the residual stream after each block: accumulated solid, this block alone dotted. Results by run id, or from the store."""
-    names, methods, solid, dotted = names_of(records), _methods(records), {}, {}
-    if len(set(methods)) == len(methods):  # a method's own name brings its own colour
-        names = {r.run_id: method for r, method in zip(records, methods)}
+def residual_figure(records: Sequence[RunRecord], measure: str = "relative_mse", results: Results | None = None,
+                    names: Mapping[str, str] | None = None, now: int | None = None) -> Drawing:
+    """Error of the residual stream after each block: accumulated solid, this block alone dotted.
+
+    Args:
+        results: by run id; None = from the store.
+        names: by run id; None = short ones.
+        now: a block to mark.
+    """
+    methods, solid, dotted = _methods(records), {}, {}
+    if names is None:  # a method's own name brings its own colour
+        own = len(set(methods)) == len(methods)
+        names = {r.run_id: method for r, method in zip(records, methods)} if own else names_of(records)
     for record in records:
         result = results[record.run_id] if results else result_of(record)
         rows = [e for e in result["errors"] if e["site"] == Site.RESID]
         solid[names[record.run_id]] = _line(rows, measure)
         if measure == "relative_mse":
             dotted[names[record.run_id]] = _line(rows, "isolated")
-    return draw_error_by_block(solid, isolated=dotted, unit=MEASURES[measure])
+    return draw_error_by_block(solid, isolated=dotted, unit=MEASURES[measure], now=now)
 
 
 def error_grid(result: Mapping[str, Any], measure: str = "relative_mse") -> pd.DataFrame:
@@ -153,9 +164,18 @@ def _drawn(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
 def _cost(record: RunRecord, cost: str) -> float:
     if cost == "seconds":
         return float(sum((dig(record.result, "seconds") or {}).values()))
-    if cost == "weights" and dig(record.recipe, "weights", "method") == "none":
-        return float(FLOAT_BITS)
+    if cost == "memory":
+        return float(dig(record.result, "peak_memory_mb") or np.nan)
+    if cost == "weights":
+        return _weight_bits(record)
     return float(dig(record.recipe, cost, "bits") or np.nan)
+
+
+def _weight_bits(record: RunRecord) -> float:
+    """Average bits a weight, scales apart: the average that an allocation reached where there is one."""
+    if dig(record.recipe, "weights", "method") == "none":
+        return float(FLOAT_BITS)
+    return float(dig(record.result, "allocation", "average") or dig(record.recipe, "weights", "bits") or np.nan)
 
 
 def _numbers(records: Sequence[RunRecord], *path: str) -> np.ndarray:

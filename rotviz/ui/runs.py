@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from rotviz.errors import UnknownName
 from rotviz.pipeline.checkpoint import FILE as CHECKPOINT_FILE
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.repeat import flat
@@ -23,6 +24,18 @@ BADGES = {
 
 
 # Lists
+
+
+def linked(most: int) -> list[str]:
+    """Whole ids of the runs that the link names (?runs=ID,ID or ?run=ID); ends of ids do too, and an unknown one is said."""
+    named = [*st.query_params.get("runs", "").split(","), st.query_params.get("run", "")]
+    found: list[str] = []
+    for name in filter(None, (n.strip() for n in named)):
+        try:
+            found.append(Store().get(name).run_id)
+        except UnknownName as error:
+            st.warning(str(error), icon=":material/search_off:")
+    return list(dict.fromkeys(found))[:most]
 
 
 def listed(**wanted: Any) -> list[RunRecord]:

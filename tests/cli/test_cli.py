@@ -1,6 +1,7 @@
 """The command line's promises: one JSON object on standard output, progress on standard error, exit status 0, 2 or 130, one line that says why."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -48,9 +49,36 @@ def test_run_show_runs_compare(capsys, home):
     assert shown["result"]["perplexity"] == first["perplexity"]
     compared = asked(capsys, "compare", first["run_id"], second["run_id"])
     assert compared["differences"]["weights.bits"] == [4, 3] and compared["same_protocol"]
+    assert [effect["key"] for effect in compared["effects"]] == ["rotation.method", "weights.bits"] and compared["continuations"] is None
+    assert all(effect["pairs"] == 0 and effect["words"].startswith("not known") for effect in compared["effects"])
     for command in (["runs"], ["show", first["run_id"]], ["compare", first["run_id"], second["run_id"]], ["models"]):
         status, out, _ = call(capsys, *command)
         assert status == 0 and out.strip()
+
+
+def test_compare_ranks_differences_sums_up_tokens_and_continues_a_text(capsys, home):
+    first, bits, rotation = (asked(capsys, "run", *SMALL, "--set", "weights.method=none", *more) for more in
+                             (["--kv.bits", "4"], [], ["--kv.bits", "4", "--rotation.method", "none"]))
+    ids = [result["run_id"] for result in (first, bits, rotation)]
+    compared = asked(capsys, "compare", *ids, "--prompt", "Summer is warm.", "--new-tokens", "4")
+    effects = {effect["key"]: effect for effect in compared["effects"]}
+    assert set(effects) == {"kv.bits", "rotation.method"} and abs(compared["effects"][0]["nats"]) >= abs(compared["effects"][1]["nats"])
+    ratio = bits["perplexity"]["quantized"]["value"] / first["perplexity"]["quantized"]["value"]
+    assert effects["kv.bits"]["factor"] == pytest.approx(ratio) and effects["kv.bits"]["pairs"] == 1 and effects["kv.bits"]["low"] is None
+    assert compared["tokens"]["same_tokens"]
+    for result, found in zip((first, bits, rotation), compared["tokens"]["runs"]):
+        perplexity = result["perplexity"]
+        assert found["tokens"] == perplexity["quantized"]["tokens"]
+        assert found["mean"] == pytest.approx(math.log(perplexity["quantized"]["value"] / perplexity["reference"]["value"]), abs=1e-6)
+        assert len(found["largest"]) == 10 and found["largest"][0]["difference"] >= found["p99"] >= found["median"]
+    said = compared["continuations"]
+    assert [one["run"] for one in said] == [None, *ids] and all(len(one["tokens"]) == 4 for one in said) and said[0]["first_divergence"] is None
+    (home / "runs" / ids[0] / "tokens.safetensors").unlink()
+    assert asked(capsys, "compare", *ids)["tokens"]["runs"][0] is None
+    status, out, _ = call(capsys, "compare", *ids, "--prompt", "Summer is warm.", "--new-tokens", "4")
+    assert status == 0 and "float model" in out and "loss by token" in out
+    status, _, err = call(capsys, "compare", *ids, "--prompt", "")
+    assert status == 2 and "prompt" in err
 
 
 def test_export_writes_a_folder_that_stands_on_its_own(capsys, home, tmp_path):

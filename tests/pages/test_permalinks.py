@@ -18,6 +18,7 @@ FREE = (
     (r"guess-.*", "a guess stays out of the link, so that a class finds the question open"),
     (r"(recipe|free|learn|l)\b.*\..*", "a form makes a recipe, and a recipe travels as TOML or as a run's page"),
     (r"again", "what a button will do, not what is shown"),
+    (r"compared", "the page Compare keeps its runs in the address itself (runs=...)"),
     (r"open", "the page Runs keeps its runs in the address itself (run=...)"),
     (r"kernels-run", "the page Kernels and cost keeps its run in the address itself (kr=...)"),
     (r"wblock\d+|wbits1", "a format's only choice"),

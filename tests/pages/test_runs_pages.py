@@ -301,14 +301,11 @@ def test_a_failed_run_says_why_and_can_be_resumed(store: Store) -> None:
     assert at.button(key=f"resume-{record.run_id}")
 
 
-def test_two_runs_of_one_protocol_are_compared_with_locked_axes(store: Store) -> None:
+def test_two_runs_stand_side_by_side_and_go_on_to_compare(store: Store) -> None:
     a, b, _ = _done(store)
     at = _page("runs", runs=f"{a.run_id},{b.run_id}")
-    charts = _charts(at)
-    assert len(charts) == 6
-    assert charts[4]["layout"]["yaxis"]["range"] == charts[5]["layout"]["yaxis"]["range"]
-    assert "rotation.method" in list(at.dataframe[2].value["key"])
-    assert not at.warning
+    assert not _charts(at) and at.button(key="compare") and "measured differently" not in _words(at)
+    assert len(at.dataframe[1].value.columns) == 3
 
 
 def test_finished_runs_can_be_taken_away_as_a_report(store: Store) -> None:
@@ -320,18 +317,15 @@ def test_finished_runs_can_be_taken_away_as_a_report(store: Store) -> None:
     assert not reports & {button.proto.label for button in _page("runs", run=failed.run_id).get("download_button")}
 
 
-def test_runs_of_two_protocols_are_not_compared(store: Store) -> None:
+def test_runs_of_two_protocols_are_said_to_be_so(store: Store) -> None:
     a, b = _done(store)[0], _done(store, 64)[0]
-    at = _page("runs", runs=f"{a.run_id},{b.run_id}")
-    assert "must not be compared" in at.warning[0].value
-    assert len(_charts(at)) == 4
+    assert "measured differently" in _words(_page("runs", runs=f"{a.run_id},{b.run_id}"))
 
 
-def test_three_runs_choose_the_pair_for_the_heat_map(store: Store) -> None:
-    at = _page("runs", runs=",".join(r.run_id for r in _done(store)))
-    before = _charts(at)[3]
-    at.selectbox(key="pair1").select_index(2).run()
-    assert _charts(at)[3] != before
+def test_an_unfinished_run_is_not_compared(store: Store) -> None:
+    a, failed = _done(store)[0], store.list(status=Status.FAILED)[0]
+    at = _page("runs", runs=f"{a.run_id},{failed.run_id}")
+    assert "needs two finished runs" in _words(at) and not any(button.key == "compare" for button in at.button)
 
 
 def test_rows_of_the_table_and_the_box_open_runs(store: Store) -> None:

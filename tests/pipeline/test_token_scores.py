@@ -36,7 +36,7 @@ def test_the_file_agrees_with_the_result_and_finds_the_planted_sink():
     assert result["divergence"]["stderr"] == pytest.approx(windows.std(ddof=1) / 45**0.5, rel=1e-4)
     assert scores.same_top.mean() == pytest.approx(result["divergence"]["same_top"])
     assert scores.text(0, 3) == load("tiny-llama").tokenizer.decode([int(scores.tokens[0, 3])])
-    assert scores.massive_windows == 45 and scores.is_massive[:, 0].all() and scores.is_massive.mean() < 0.1
+    assert scores.massive_windows == 45 and (scores.is_massive == (scores.tokens == scores.tokens[0, 0])).all(), "the sink is planted on <bos>"
     assert (store.folder(result["run_id"]) / FILE).stat().st_size < 18 * 45 * 96 + 20_000
 
 
@@ -62,7 +62,7 @@ def test_a_reference_of_before_knows_massive_tokens_of_its_first_batch(tmp_path)
     path = next((tmp_path / "home" / "references").glob("*.safetensors"))
     save_file({"hidden": kept_reference(path).hidden}, path)
     scores = finish(run(wanted)).scores
-    assert scores.massive_windows == 21 and scores.is_massive[:21, 0].all() and not scores.is_massive[21:].any()
+    assert scores.massive_windows == 21 and scores.is_massive[0, 0] and not scores.is_massive[21:].any()
 
 
 def test_what_cannot_be_read_is_said(tmp_path):

@@ -33,6 +33,7 @@ from rotviz.plots.spikes import draw_spikes
 from rotviz.plots.stack_waterfall import draw_stack_waterfall
 from rotviz.plots.token_channel_map import draw_token_channel_map
 from rotviz.plots.token_channels import draw_token_channels
+from rotviz.plots.token_loss import draw_token_loss
 from rotviz.plots.token_strip import draw_token_strip
 from rotviz.plots.token_winners import draw_token_winners
 from rotviz.plots.verdict_map import draw_verdict_map
@@ -295,6 +296,14 @@ def verdict_map(n: int = 96, d: int = 576):
     return draw_verdict_map(ratios, kinds, SITES, ruined=ratios > 2, reasons=reasons, name_a="none", name_b="hadamard")
 
 
+def token_loss(n: int = 96, d: int = 576):
+    generator = np.random.default_rng(13)
+    total = n if n < 1000 else 16 * n
+    losses = {f"{m} W4A4": generator.exponential(0.3 / (i + 1), total) - 0.1 for i, m in enumerate(METHODS)}
+    losses["none W4A4"][[0, total // 3]] = [NAN, 14.0]
+    return draw_token_loss(losses, texts(total), massive={0, 8}, length=max(total // 4, 1), now=total // 3, methods=METHODS)
+
+
 def token_strip(n: int = 96, d: int = 576):
     return draw_token_strip(texts(n), np.abs(hidden(n, min(d, 576))).max(axis=1), massive={0, 8}, what="largest |activation|")
 
@@ -310,6 +319,6 @@ STRIPS = {f.__name__: f for f in (token_strip, token_winners)}
 DRAWINGS = {f.__name__: f for f in (
     token_channel_map, spikes, channel_ribbons, histogram, qq, magnitude_by_block, kurtosis_by_block, massive_map, token_channels,
     error_scatter, error_by_block, error_by_channel, perplexity_bars, divergence_bars, pareto, progress_by_block, seed_spread,
-    weight_grid, weight_map, waterfall, learning_curve, massive_ordinary, curves, energy_spread, bars, grid_cells,
+    weight_grid, weight_map, waterfall, token_loss, learning_curve, massive_ordinary, curves, energy_spread, bars, grid_cells,
     boxes_by_block, butterflies, compare_errors, memory_by_part, roofline, effect_by_switch, stack_waterfall,
     verdict_map, estimate_scatter)}

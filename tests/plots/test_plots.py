@@ -48,6 +48,7 @@ from rotviz.plots.spikes import chosen_tokens, draw_spikes
 from rotviz.plots.stack_waterfall import draw_stack_waterfall
 from rotviz.plots.token_channel_map import draw_token_channel_map
 from rotviz.plots.token_channels import draw_token_channels
+from rotviz.plots.token_loss import draw_token_loss
 from rotviz.plots.token_strip import draw_token_strip
 from rotviz.plots.token_winners import draw_token_winners, letters_for, winners
 from rotviz.plots.verdict_map import draw_verdict_map
@@ -187,6 +188,8 @@ AWKWARD = {
     "massive_ordinary alone": lambda make: draw_massive_ordinary({"peak": (np.ones(len(v := make(L))), v)}, labels={"peak": few(L)}),
     "compare_errors": lambda make: draw_compare_errors(a := make(L, 2), np.ones_like(a), ["key", "<b>"]),
     "compare_errors same": lambda make: draw_compare_errors(a := make(L, 2), a, ["key", "value"]),
+    "token_loss": lambda make: draw_token_loss({"none": (v := make(T)), "<b>mine": v}, few(len(v)), massive={0, 99}, length=2, now=1),
+    "token_loss alone": lambda make: draw_token_loss({"none": (v := make(T))}, few(len(v)), first=7, methods=["rtn"]),
     "memory_by_part": lambda make: draw_memory_by_part(few(len(v := make(L))), v, v / 2, limit=1e9),
     "roofline": lambda make: draw_roofline(few(len(v := make(L))), few(len(v)), v, np.ones(len(v)), v, copy_rate=1.0, matrix_rate=5.0),
 }
@@ -228,6 +231,19 @@ def test_the_spike_survives_pooling(draw):
     assert max(a.max() for a in arrays_in(json.loads(drawing.figure.to_json())["data"]) if a.dtype == np.float32) == cases.SPIKE
     assert "23,700" in drawing.alt and "5077" in drawing.alt and "1234" in drawing.alt
     assert drawing.table.iloc[0]["channel"] == 5077
+
+
+def test_rows_of_token_losses_share_their_axes_and_keep_the_spike():
+    total = 20_000
+    quiet, loud = np.full(total, 0.01), np.full(total, 0.02)
+    loud[12_345] = 13.0
+    drawing = draw_token_loss({"hadamard": quiet, "none": loud}, cases.texts(total), massive={12_345}, length=2000, now=12_345)
+    layout = drawing.figure.layout
+    assert layout.yaxis.range == layout.yaxis2.range and layout.yaxis.range[1] > 13
+    assert layout.yaxis.domain[0] > layout.yaxis2.domain[1]
+    points = [trace for trace in drawing.figure.data if trace.mode == "markers" and trace.yaxis == "y2"]
+    assert 12_345 in points[0].x and list(points[1].x) == [12_345] and points[1].marker.symbol == "diamond"
+    assert "most 13 at token 12345" in drawing.alt and drawing.table.iloc[0]["token"] == 12_345
 
 
 def test_max_pool_by_hand():
