@@ -57,7 +57,7 @@ def comparison(random: Mapping[str, Any], learned: Mapping[str, Any]) -> dict[st
     learning = [r["learning"]["seconds"] for r in others if r["method"] == "peak"]
     recipe = taken["recipe"]
     return {
-        **made(random["environment"], learned["environment"]), "results": ["rotations", "learned_rotations"],
+        **made(random["environment"], *(r["environment"] for r in others)), "results": ["rotations", "learned_rotations"],
         "protocol": taken["perplexity"]["quantized"]["protocol"], "tokens": taken["perplexity"]["quantized"]["tokens"],
         "float": rounded(first_windows(taken, "reference")), "rows": rows,
         "recipe": {"model": recipe["model"], "weights": {"method": recipe["weights"]["method"]},

@@ -5,7 +5,7 @@
 Each rotation is made once, for 4-bit activations and weights in float, as SpinQuant advises, and used in all four settings. Calibration is 16
 windows of 512 tokens of the validation split, the same for every method at a seed. Weights are symmetric, clip searched ("mse"); activations
 symmetric with clip 0.9 at 4 bits and 1.0 at 8; the KV cache asymmetric with clip 0.95. Runs that are in results/learned_rotations.json already
-are not repeated, so the script may be stopped and started.
+are not repeated, so the script may be stopped and started; each says when and on what machine it was made.
 
 A learned method helps where its mean lies below the lower end of the 95 % prediction interval of one more Hadamard seed (rotviz.evaluation.verdict).
 """
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="+", default=list(range(5)), help="seeds")
     options = parser.parse_args()
     record = load(NAME) or {"runs": {}}
-    record["environment"], model = environment(), load_model("smollm2-135m")
+    model = load_model("smollm2-135m")
     for method in options.methods:
         for seed in (s for s in range(SEEDS[method]) if s in options.only):
             for setting in options.settings:
@@ -68,7 +68,7 @@ def measured(setting: str, method: str, seed: int, windows: int, model: Any) -> 
     loaded = {"rotation": {**rotation, "load": learned["file"]}} if learned else {}
     recipe = Recipe.from_dict({**base, **SETTINGS[setting], **text, **loaded})
     result = finish(run(recipe, loaded=model)).to_dict()
-    kept = {"setting": setting, "method": method, "seed": seed, "windows": windows, "perplexity": result["perplexity"],
+    kept = {"environment": environment(), "setting": setting, "method": method, "seed": seed, "windows": windows, "perplexity": result["perplexity"],
             "divergence": result["divergence"], "seconds": result["seconds"], "peak_memory_mb": result["peak_memory_mb"],
             "recipe": with_changes(recipe.to_dict(), [("rotation.load", "")] if learned else []),
             "learning": {k: learned[k] for k in ("seconds", "peak_memory_mb", "tokens", "steps", "protocol", "history")} if learned else None}
