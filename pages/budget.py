@@ -13,7 +13,7 @@ import streamlit as st
 
 from rotviz.errors import RotvizError
 from rotviz.jobs.queue import tend
-from rotviz.models.loading import resolve
+from rotviz.models.loading import require_text
 from rotviz.pipeline.budget import STRATEGIES, Calibration, Prediction, listed_recipe
 from rotviz.pipeline.preview import Preview, preview_path
 from rotviz.pipeline.recipe import Recipe
@@ -40,7 +40,7 @@ SHOWN = ("importance", *(name for name in STRATEGIES if name != "importance"))
 def draw() -> None:
     """The page."""
     model = chosen_model()
-    resolve(model)
+    require_text(model, "this page")
     tend()
     st.title("Bit budget")
     st.markdown("Share out an **average number of bits** over the modules by what rounding each is estimated to cost.")

@@ -20,7 +20,7 @@ from rotviz.plots.error_by_channel import draw_error_by_channel
 from rotviz.plots.token_strip import draw_token_strip
 from rotviz.plots.words import count, visible
 from rotviz.reports.run_figures import COSTS, MEASURES, QUALITIES, pareto_figure
-from rotviz.reports.runs import by_measure, measure_of, side_by_side
+from rotviz.reports.runs import by_measure, classifies, measure_of, side_by_side
 from rotviz.store.runs import RunRecord, Status
 from rotviz.types import SITE_WORDS, Site
 from rotviz.ui.choices import framed
@@ -65,7 +65,7 @@ def draw() -> None:
     """The page."""
     framed()
     st.title("Compare runs")
-    done = listed(status=Status.DONE)
+    done = [record for record in listed(status=Status.DONE) if not classifies(record)]  # those of vision models: page Runs
     if len(done) < 2:
         st.info("Two finished runs are needed. Put recipes on the queue on the page Evaluate, or use `python -m rotviz run`.")
         return

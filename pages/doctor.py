@@ -20,7 +20,8 @@ METHODS = [name for name in UNLEARNED if name != "none"]
 def facts(found: dict) -> None:
     """What kind of model it is."""
     st.markdown(f"**{found['architecture']}** (family {found['family']})")
-    st.dataframe(pd.DataFrame(found["facts"], columns=["fact", "value"]), hide_index=True, key="facts")
+    st.dataframe(pd.DataFrame(found["facts"], columns=["fact", "value"]), hide_index=True, key="facts",
+                 height=38 + 35 * len(found["facts"]))
 
 
 def slots(found: dict) -> None:
@@ -45,7 +46,8 @@ def proof(found: dict, method: str) -> None:
                    f"allowed is {steps[-1]['tolerance']:.0e}.", icon=":material/check:")
     st.dataframe(pd.DataFrame([{"step": s["name"], "what it does": s["words"], "error": f"{s['error']:.1e}",
                                 "tolerance": f"{s['tolerance']:.0e}", "holds": s["holds"]} for s in steps]), hide_index=True, key="proof")
-    st.caption("Relative difference of the logits after this step and all before it, on 64 tokens of the embedded text.")
+    reads = "a few drawn images" if any(fact == "reads" for fact, _ in found["facts"]) else "64 tokens of the embedded text"
+    st.caption(f"Relative difference of the logits after this step and all before it, on {reads}.")
 
 
 model = chosen_model()

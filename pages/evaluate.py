@@ -2,6 +2,7 @@
 
     perplexity = exp( mean of -log p(token | the tokens before it) )      of the float and of the quantized model, on the same windows
     divergence = mean of KL( p_float || p_quantized ), nats a token       sees changes that luck in the text hides from perplexity
+    agreement  = share of images that both models put into the same class      in place of perplexity, of a model that reads images
 
 The page asks for nothing that a recipe cannot say: each button press makes recipes, and `rotviz run` does the same with the same numbers.
 """
@@ -11,13 +12,16 @@ from typing import Any
 
 import streamlit as st
 
+from rotviz.errors import RotvizError
+from rotviz.images import parse_images
 from rotviz.jobs.queue import submit, tend
-from rotviz.models.loading import resolve
+from rotviz.models.loading import modality_of
 from rotviz.pipeline.recipe import Recipe
-from rotviz.reports.run_figures import COSTS, MEASURES, divergence_figure, pareto_figure, perplexity_figure, residual_figure
-from rotviz.reports.runs import Measure, by_measure, measure_labels, names_of, table
-from rotviz.rotations import ROTATIONS
+from rotviz.reports.run_figures import COSTS, MEASURES, agreement_figure, divergence_figure, pareto_figure, perplexity_figure, residual_figure
+from rotviz.reports.runs import Measure, by_measure, classifies, measure_labels, names_of, table
+from rotviz.rotations import ROTATIONS, learns
 from rotviz.store.runs import RunRecord, Status
+from rotviz.types import Modality
 from rotviz.ui.choices import chosen_model
 from rotviz.ui.forms import PRESETS, evaluation_text, preset_recipes, recipe_form, uploaded_recipe
 from rotviz.ui.live import live_queue, stopped_runs
@@ -27,19 +31,27 @@ from rotviz.ui.show import show
 from rotviz.ui.turns import pick_name
 
 ORDER = ("none", "orthogonal", "hadamard")
+IMAGES = {"shapes:test": "drawn shapes, test (embedded)", "shapes:validation": "drawn shapes, validation (embedded)"}
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 FIGURES = ("Perplexity", "Divergence", "Cost and quality", "Error by block")
+OF_IMAGES = ("Agreement", *FIGURES[1:])
+TEXT_KEYS = tuple(f"text.{name}" for name in ("calibration", "evaluation", "samples", "length", "windows"))
+IMAGE_KEYS = tuple(f"images.{name}" for name in ("calibration", "evaluation", "samples", "count"))
+LEFT_OUT = {Modality.TEXT: (*IMAGE_KEYS, "text.evaluation", "text.windows", "text.length"),
+            Modality.IMAGE: (*TEXT_KEYS, "images.evaluation", "images.count")}
+"""Recipe keys that the free choice leaves out: those of the other kind of input, and those that stand above it."""
 BESIDE = 6  # lines of error by block that can still be told apart
 
 
 def draw() -> None:
     """The page."""
     st.title("What does a recipe cost?")
-    st.markdown("Choose recipes, put them on the queue, and compare **perplexity** (exp of the mean negative log-likelihood) and "
-                "**KL divergence** from the float model, measured on the same windows.")
-    tend()
     model = chosen_model()
-    resolve(model)  # refuses in words what is no model
+    reads = modality_of(model)  # refuses in words what is no model
+    measured = "**perplexity** (exp of the mean negative log-likelihood)" if reads is Modality.TEXT else "**top-1 agreement**, accuracy"
+    st.markdown(f"Choose recipes, put them on the queue, and compare {measured} and **KL divergence** from the float model, measured on the same "
+                f"{'windows' if reads is Modality.TEXT else 'images'}.")
+    tend()
     _ask(model)
     st.subheader("Queue")
     live_queue()
@@ -65,7 +77,9 @@ def _ask(model: str) -> None:
 
 
 def _base(model: str) -> dict[str, Any] | None:
-    """Model, text and seeds of presets and of the free choice; None while the text is missing."""
+    """Model, text or images, and seeds of presets and of the free choice; None while the text is missing."""
+    if modality_of(model) is Modality.IMAGE:
+        return _base_of_images(model)
     with st.container(border=True):
         cells = st.columns([3, 1, 1, 2], vertical_alignment="bottom")
         with cells[0]:
@@ -73,17 +87,37 @@ def _base(model: str) -> dict[str, Any] | None:
         windows = cells[1].number_input("Windows", 0, 100_000, 4, key="w", bind="query-params", help="From the start of the text; 0 = all.")
         length = cells[2].selectbox("Length", LENGTHS, index=LENGTHS.index(512), key="l", bind="query-params",
                                     help="Tokens in a window; the papers use 2048. Each is fed alone, all but its first token are scored.")
-        seeds = cells[3].multiselect("Seeds", list(range(10)), [0], key="seeds", bind="query-params",
-                                     help="Random rotations differ from draw to draw; a gain inside the spread of seeds is no gain.")
+        seeds = _seeds(cells[3])
         if text is None:
             st.info("Choose a text file (UTF-8, up to 20 MB).", icon=":material/upload_file:")
             return None
-    return {"model": model, "text": {"evaluation": text, "windows": windows, "length": length}, "seeds": sorted(seeds)}
+    return {"model": model, "text": {"evaluation": text, "windows": windows, "length": length}, "seeds": seeds}
+
+
+def _base_of_images(model: str) -> dict[str, Any] | None:
+    with st.container(border=True):
+        cells = st.columns([4, 1, 2], vertical_alignment="bottom")
+        source = cells[0].selectbox("Images", list(IMAGES), key="ei", accept_new_options=True, bind="query-params",
+                                    help="Drawn shapes need no files; or type the path of a folder of images (one folder a class gives labels).")
+        count = cells[1].number_input("How many", 0, 1_000_000, 512, key="ic", bind="query-params", help="The first of them; 0 = all of a folder.")
+        seeds = _seeds(cells[2])
+    try:
+        parse_images(source or "")
+    except RotvizError as error:
+        st.error(str(error), icon=":material/error:")
+        return None
+    return {"model": model, "images": {"evaluation": source, "count": count}, "seeds": seeds}
+
+
+def _seeds(cell: Any) -> list[int]:
+    return sorted(cell.multiselect("Seeds", list(range(10)), [0], key="seeds", bind="query-params",
+                                   help="Random rotations differ from draw to draw; a gain inside the spread of seeds is no gain."))
 
 
 def _presets(base: dict[str, Any] | None) -> list[Recipe]:
     """A row of pills for each rotation method: every pill is a recipe."""
-    methods = [m for m in ORDER if m in ROTATIONS] + [m for m in ROTATIONS if m not in ORDER]
+    images = base is not None and "images" in base  # learned rotations learn from a text
+    methods = [m for m in ORDER if m in ROTATIONS] + [m for m in ROTATIONS if m not in ORDER and not (images and learns(ROTATIONS[m]))]
     chosen = {}
     for method in methods:
         words, pills = st.columns([2, 5], vertical_alignment="center")
@@ -99,19 +133,23 @@ def _presets(base: dict[str, Any] | None) -> list[Recipe]:
     if not base["seeds"]:
         st.info("Choose at least one seed.")
         return []
-    return preset_recipes(chosen, base["seeds"], {"model": base["model"], "text": base["text"]})
+    return preset_recipes(chosen, base["seeds"], _without_seeds(base))
 
 
 def _free(base: dict[str, Any] | None) -> list[Recipe]:
     """Every key of a recipe, once for each seed."""
     with st.container(border=True):
-        recipe = recipe_form("free", {"model": base["model"], "text": base["text"]} if base else None,
-                             skip=("model", "seed", "text.evaluation", "text.windows", "text.length"))
+        reads = Modality.IMAGE if base and "images" in base else Modality.TEXT
+        recipe = recipe_form("free", _without_seeds(base) if base else None, skip=("model", "seed", *LEFT_OUT[reads]))
     if recipe is None or base is None:
         return []
     with st.expander("The recipe as TOML"):
         st.code(recipe.to_toml(), language="toml")
     return [Recipe.from_dict({**recipe.to_dict(), "seed": seed}) for seed in base["seeds"]]
+
+
+def _without_seeds(base: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in base.items() if key != "seeds"}
 
 
 def _from_file() -> list[Recipe]:
@@ -120,9 +158,13 @@ def _from_file() -> list[Recipe]:
     if recipe is None:
         st.caption("A recipe file says everything itself: the model and the text on this page are not used.")
         return []
-    st.markdown(f"**{recipe.title}** of {recipe.model}, measured on {recipe.text.evaluation}")
+    st.markdown(f"**{recipe.title}** of {recipe.model}, measured on {_source(recipe)}")
     st.code(recipe.to_toml(), language="toml")
     return [recipe]
+
+
+def _source(recipe: Recipe) -> str:
+    return recipe.text.evaluation if modality_of(recipe.model) is Modality.TEXT else recipe.images.evaluation
 
 
 def _queue_button(recipes: Sequence[Recipe]) -> None:
@@ -157,21 +199,32 @@ def _results(model: str) -> None:
         return
     records = _comparable(groups)
     picked = _table(records)
-    tabs = dict(zip(FIGURES, st.tabs(list(FIGURES), key="fig", on_change="rerun", bind="query-params")))
-    if tabs["Perplexity"].open:
-        with tabs["Perplexity"]:
-            show(perplexity_figure(picked or records), "perplexity",
-                 caption="Each bar starts at the float model's perplexity and ends at the run's; whiskers are one standard error.")
+    images = classifies(records[0])
+    names = OF_IMAGES if images else FIGURES
+    tabs = dict(zip(names, st.tabs(list(names), key="fig-images" if images else "fig", on_change="rerun", bind="query-params")))
+    if tabs[names[0]].open:
+        with tabs[names[0]]:
+            _first_figure(picked or records, images)
     if tabs["Divergence"].open:
         with tabs["Divergence"]:
+            moved, top = ("class distribution", "class") if images else ("next-token distribution", "token")
             show(divergence_figure(picked or records), "divergence",
-                 caption="How far the next-token distribution moved: 0 is the float model; the share is where both put the same token first.")
+                 caption=f"How far the {moved} moved: 0 is the float model; the share is where both put the same {top} first.")
     if tabs["Cost and quality"].open:
         with tabs["Cost and quality"]:
             _cost(picked or records)
     if tabs["Error by block"].open:
         with tabs["Error by block"]:
             _blocks(picked or records[:BESIDE])
+
+
+def _first_figure(records: list[RunRecord], images: bool) -> None:
+    if images:
+        show(agreement_figure(records), "agreement", caption="Images that a run puts into another class than the float model; whiskers are one "
+                                                             "standard error. 0 is full top-1 agreement.")
+    else:
+        show(perplexity_figure(records), "perplexity",
+             caption="Each bar starts at the float model's perplexity and ends at the run's; whiskers are one standard error.")
 
 
 def _comparable(groups: dict[Measure, list[RunRecord]]) -> list[RunRecord]:
@@ -193,7 +246,8 @@ def _table(records: list[RunRecord]) -> list[RunRecord]:
     event = st.dataframe(rows, key="results", hide_index=True, on_select="rerun", selection_mode="multi-row",
                          column_config=column_config(), height=min(38 + 35 * len(rows), 318), placeholder="–",
                          alt="Finished runs with their perplexity, divergence and cost")
-    st.caption("Choose rows for the figures; none chosen = all. ± is one standard error over windows. KL in nats a token.")
+    over, each = ("images", "an image") if classifies(records[0]) else ("windows", "a token")
+    st.caption(f"Choose rows for the figures; none chosen = all. ± is one standard error over {over}. KL in nats {each}.")
     return [records[i] for i in event.selection.rows if i < len(records)]
 
 

@@ -13,7 +13,7 @@ import streamlit as st
 
 from rotviz.errors import RotvizError
 from rotviz.jobs.queue import tend
-from rotviz.models.loading import resolve
+from rotviz.models.loading import require_text
 from rotviz.pipeline.ablation import ranked
 from rotviz.pipeline.budget import mended_recipe
 from rotviz.pipeline.recipe import Recipe
@@ -57,7 +57,7 @@ COLUMNS = {"gives back": "what keeping it in float gives back of the loss, nats 
 def draw() -> None:
     """The page."""
     model = chosen_model()
-    resolve(model)
+    require_text(model, "this page")
     tend()
     st.title("Which layer hurts?")
     st.markdown("Quantize **one block or module at a time**, and **all but one**: what each costs the loss, in nats a token.")

@@ -14,11 +14,14 @@ from rotviz.errors import RotvizError
 from rotviz.jobs.queue import tend
 from rotviz.reports.run_figures import (
     MEASURES,
+    agreement_figure,
+    divergence_figure,
     error_grid,
     site_errors_figure,
     weight_errors,
 )
 from rotviz.reports.runs import (
+    classifies,
     duration,
     measure_of,
     recipe_toml,
@@ -185,6 +188,31 @@ def _result(record: RunRecord) -> None:
 
 
 def _numbers(result: dict[str, Any]) -> None:
+    (_classified if result.get("classification") else _perplexities)(result)
+    for note in result["notes"]:
+        st.caption(f":material/info: {safe(note)}")
+
+
+def _classified(result: dict[str, Any]) -> None:
+    """Of an image classifier."""
+    found = result["classification"]
+    accuracy = found["accuracy"] or {}
+    cells = st.columns(4)
+    for cell, (label, entry, help) in zip(cells, (
+        ("Top-1 agreement", found["agreement"], "share of images that both models put into the same class ± one standard error"),
+        ("KL, nats an image", found["kl_nats"], "mean divergence from the float model"),
+        ("Accuracy", accuracy.get("quantized"), "of the quantized model, where labels are known"),
+        ("Float accuracy", accuracy.get("reference"), "the same images, nothing quantized"),
+    )):
+        share = label != "KL, nats an image"
+        cell.metric(label, "–" if entry is None else _share(entry) if share else _with_error(entry), help=help)
+    st.caption(f":material/straighten: {found['protocol']}.")
+    if found["nan_images"]:
+        st.warning(f"{found['nan_images']} images gave NaN; they agree with nothing.", icon=":material/warning:")
+
+
+def _perplexities(result: dict[str, Any]) -> None:
+    """Of a language model."""
     perplexity, divergence = result["perplexity"], result["divergence"]
     cells = st.columns(5)
     for cell, (label, value, help) in zip(cells, (
@@ -198,8 +226,6 @@ def _numbers(result: dict[str, Any]) -> None:
     st.caption(f":material/straighten: {perplexity['quantized']['protocol']}; {perplexity['quantized']['tokens']:,} scored tokens.")
     if perplexity["quantized"]["nan_windows"]:
         st.warning(f"{perplexity['quantized']['nan_windows']} windows gave NaN, so the perplexity is none.", icon=":material/warning:")
-    for note in result["notes"]:
-        st.caption(f":material/info: {safe(note)}")
 
 
 def _errors(result: dict[str, Any]) -> None:
@@ -252,7 +278,11 @@ def _several(records: list[RunRecord]) -> None:
         st.info("Comparing needs two finished runs.")
         return
     if len({measure_of(r) for r in done}) > 1:
-        st.caption("They were measured differently, so their perplexities must not be compared.")
+        numbers = "numbers" if any(map(classifies, done)) else "perplexities"
+        st.caption(f"They were measured differently, so their {numbers} must not be compared.")
+    if any(map(classifies, done)):
+        _several_classifiers(done)
+        return
     if len(done) > COMPARED:
         st.caption(f"The first {COMPARED} of {len(done)} finished ones are compared.")
     if st.button("Compare these", key="compare", type="primary", icon=":material/compare_arrows:",
@@ -260,8 +290,23 @@ def _several(records: list[RunRecord]) -> None:
         st.switch_page("pages/compare.py", query_params={"runs": ",".join(r.run_id for r in done[:COMPARED])})
 
 
+def _several_classifiers(done: list[RunRecord]) -> None:
+    """Figures of vision models' runs; the page Compare is for losses by token and texts."""
+    if len({measure_of(r) for r in done}) > 1:
+        return
+    left, right = st.columns(2)
+    with left:
+        show(agreement_figure(done), "several-agreement", caption="Images that a run puts into another class than the float model.")
+    with right:
+        show(divergence_figure(done), "several-divergence", caption="How far the class distribution moved from the float model's.")
+
+
 def _with_error(entry: dict[str, Any]) -> str:
     return _short(entry["value"]) + ("" if entry["stderr"] is None else f" ± {entry['stderr']:.2g}")
+
+
+def _share(entry: dict[str, Any]) -> str:
+    return f"{entry['value']:.1%}" + ("" if entry["stderr"] is None else f" ± {entry['stderr']:.1%}")
 
 
 def _short(value: float | None) -> str:

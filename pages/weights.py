@@ -17,7 +17,7 @@ from rotviz.errors import RotvizError
 from rotviz.evaluation.sites import Turn
 from rotviz.evaluation.weights import FOLDED, ROTATED, STORED
 from rotviz.jobs.queue import tend
-from rotviz.models.loading import weights_mark
+from rotviz.models.loading import require_text, weights_mark
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.waterfall import FLOAT, Step, assembled, lines_of, recipes_of
 from rotviz.plots.compare_errors import draw_compare_errors
@@ -81,6 +81,7 @@ ACTIVATION_BITS = (16, 8, 6, 4, 3)
 def draw() -> None:
     """The page."""
     model = chosen_model()
+    require_text(model, "this page")
     tend()
     st.title("Weights on a grid")
     found = opened(model)

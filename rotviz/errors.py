@@ -5,7 +5,8 @@
     |  |- UnknownName      a name that no registry, family or key knows, with the nearest known one
     |  |- UnknownFamily    a model whose architecture has no family file
     |  |- BrokenCheckpoint a checkpoint that is missing, truncated, pickled, or holds NaN
-    |  `- BadText          a text that is missing, binary, or too short
+    |  |- BadText          a text that is missing, binary, or too short
+    |  `- BadImages        images that are missing, broken, or too few
     |- RewriteBroken       a function-preserving rewrite that did not preserve the function; names the step
     |- OutOfRoom           the disk or the memory is full; what had been finished is kept
     `- Cancelled           the user asked to stop (exit status 130)
@@ -42,6 +43,10 @@ class BrokenCheckpoint(BadInput):
 
 class BadText(BadInput):
     """A text that cannot be read or is too short."""
+
+
+class BadImages(BadInput):
+    """Images that cannot be read or are too few."""
 
 
 class RewriteBroken(RotvizError):

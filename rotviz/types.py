@@ -74,6 +74,13 @@ SITE_OF_ROLE = {Role.Q: Site.ATTN_IN, Role.K: Site.ATTN_IN, Role.V: Site.ATTN_IN
 """The site each quantized linear reads. The router is left out: it stays in float (METHODS.md 16.22)."""
 
 
+class Modality(StrEnum):
+    """What a model reads."""
+
+    TEXT = "text"
+    IMAGE = "image"
+
+
 class Granularity(StrEnum):
     """Which numbers share one scale."""
 

@@ -15,7 +15,7 @@ from rotviz.capture.capture import FORMAT, Capture, capture, open_capture
 from rotviz.config import fingerprint
 from rotviz.errors import BadInput
 from rotviz.home import home, write_atomically
-from rotviz.models.loading import LoadedModel, load, weights_mark
+from rotviz.models.loading import LoadedModel, load, require_text, weights_mark
 from rotviz.numerics.massive import MassiveToken, find_massive, massive_tokens
 from rotviz.numerics.statistics import Summary, summarize
 from rotviz.texts import load_text, prompt_tokens, token_texts
@@ -89,6 +89,7 @@ def look(wanted: Look, loaded: LoadedModel | None = None, progress: Progress | N
     Raises:
         BadInput: the model or the text cannot be used, with the reason.
     """
+    require_text(wanted.model, "a look at the sites of a text")
     say = progress or (lambda fraction, words: None)
     path = capture_path(wanted)
     if path.exists():

@@ -24,7 +24,7 @@ def add(subparsers: Any) -> None:
 
 def handle(options: argparse.Namespace) -> int:
     """Compare them."""
-    from rotviz.cli.runs import row
+    from rotviz.cli.runs import measured_columns, protocol_of, row
     from rotviz.pipeline.repeat import differences
     from rotviz.reports.compare import effects_of, known_scores, token_summary
     from rotviz.store.runs import Store
@@ -35,7 +35,7 @@ def handle(options: argparse.Namespace) -> int:
     records = [store.get(run) for run in options.runs]
     rows = [row(record) for record in records]
     found = differences([record.recipe for record in records])
-    protocols = {(r.result or {}).get("perplexity", {}).get("quantized", {}).get("protocol") for r in records} - {None}
+    protocols = {protocol_of(r.result) for r in records} - {None}
     effects = effects_of(store, records)
     tokens = token_summary(known_scores(store, records))
     texts = _continuations(records, options.prompt, options.new_tokens) if options.prompt is not None else None
@@ -43,17 +43,18 @@ def handle(options: argparse.Namespace) -> int:
         print_json({"runs": rows, "differences": found, "same_protocol": len(protocols) <= 1,
                     "effects": [_effect(change, effect) for change, effect in effects], "tokens": tokens, "continuations": texts})
         return 0
-    print_table(rows, ["run", "status", "recipe", "perplexity", "float", "KL", "seconds"])
+    print_table(rows, ["run", "status", "recipe", *measured_columns(rows), "seconds"])
     sys.stdout.write("\nwhat differs in their recipes\n")
     print_table([{"key": key} | {r.run_id: value for r, value in zip(records, values)} for key, values in found.items()],
                 ["key", *(r.run_id for r in records)])
-    _print_effects(effects)
+    if any(row["perplexity"] is not None for row in rows):
+        _print_effects(effects)
     _print_tokens(records, tokens)
     for one in texts or []:
         where = "" if one["first_divergence"] is None else f" (differs from token {one['first_divergence']})"
         sys.stdout.write(f"\n{one['run'] or 'float model'}{where}: {one['text']}\n")
     if len(protocols) > 1:
-        sys.stdout.write("\nTheir perplexities follow different protocols and must not be compared:\n" + "\n".join(sorted(protocols)) + "\n")
+        sys.stdout.write("\nTheir numbers follow different protocols and must not be compared:\n" + "\n".join(sorted(protocols)) + "\n")
     return 0
 
 

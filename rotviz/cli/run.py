@@ -70,15 +70,29 @@ def recipe_from(options: argparse.Namespace) -> Any:
 
 def print_result(result: dict[str, Any]) -> None:
     """A run's result for people."""
+    (_print_classification if result.get("classification") else _print_perplexity)(result)
+    sys.stdout.write(f"{sum(result['seconds'].values()):.0f} s, peak memory {result['peak_memory_mb']:.0f} MB; "
+                     f"rotviz show {result['run_id']} for more\n")
+
+
+def _print_perplexity(result: dict[str, Any]) -> None:
     perplexity, divergence = result["perplexity"], result["divergence"]
     rows = [{"": name, "perplexity": p["value"], "stderr": p["stderr"], "tokens": p["tokens"]}
             for name, p in (("float", perplexity["reference"]), ("quantized", perplexity["quantized"]))]
     print_table(rows, ["", "perplexity", "stderr", "tokens"])
     ratio = perplexity["ratio"]
-    sys.stdout.write(
-        f"ratio {short(ratio['value'])} +- {short(ratio['stderr'])}; KL {short(divergence['kl_nats'])} nats; "
-        f"same top token {divergence['same_top']:.1%}\n{perplexity['quantized']['protocol']}\n"
-        f"{sum(result['seconds'].values()):.0f} s, peak memory {result['peak_memory_mb']:.0f} MB; rotviz show {result['run_id']} for more\n")
+    sys.stdout.write(f"ratio {short(ratio['value'])} +- {short(ratio['stderr'])}; KL {short(divergence['kl_nats'])} nats; "
+                     f"same top token {divergence['same_top']:.1%}\n{perplexity['quantized']['protocol']}\n")
+
+
+def _print_classification(result: dict[str, Any]) -> None:
+    found = result["classification"]
+    rows = [{"": "top-1 agreement with the float model", **found["agreement"]}, {"": "KL from the float model, nats an image", **found["kl_nats"]}]
+    if found["accuracy"]:
+        rows += [{"": f"accuracy, {words}", **found["accuracy"][name]}
+                 for name, words in (("reference", "float"), ("quantized", "quantized"), ("difference", "difference"))]
+    print_table(rows, ["", "value", "stderr"])
+    sys.stdout.write(f"{found['protocol']}\n" + "".join(f"{note}\n" for note in result["notes"] if note.startswith("accuracy")))
 
 
 def assignment(text: str) -> tuple[str, Any]:

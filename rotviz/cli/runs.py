@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rotviz.cli.output import print_json, print_table
@@ -25,7 +26,8 @@ def handle(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"runs": [record.to_dict() for record in records]})
     elif records:
-        print_table([row(record) for record in records], ["run", "status", "model", "recipe", "perplexity", "float", "KL", "seconds"])
+        rows = [row(record) for record in records]
+        print_table(rows, ["run", "status", "model", "recipe", *measured_columns(rows), "seconds"])
     else:
         sys.stdout.write("no runs yet; start one with: rotviz run\n")
     return 0
@@ -34,9 +36,24 @@ def handle(options: argparse.Namespace) -> int:
 def row(record: Any) -> dict[str, Any]:
     """One run as a row of a table."""
     result = record.result or {}
-    perplexity = result.get("perplexity", {})
+    perplexity, images = result.get("perplexity") or {}, result.get("classification") or {}
+    accuracy = images.get("accuracy") or {}
     return {
         "run": record.run_id, "status": str(record.status), "model": record.model, "recipe": record.title,
         "perplexity": perplexity.get("quantized", {}).get("value"), "float": perplexity.get("reference", {}).get("value"),
-        "KL": result.get("divergence", {}).get("kl_nats"), "seconds": record.seconds,
+        "KL": (result.get("divergence") or {}).get("kl_nats"), "seconds": record.seconds, "agreement": images.get("agreement", {}).get("value"),
+        "accuracy": accuracy.get("quantized", {}).get("value"), "float accuracy": accuracy.get("reference", {}).get("value"),
     }
+
+
+def measured_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of numbers that these rows need: perplexity, or where there are vision models agreement and accuracy."""
+    images = [name for name in ("agreement", "accuracy", "float accuracy") if any(r[name] is not None for r in rows)]
+    text = ["perplexity", "float"] if not images or any(r["perplexity"] is not None for r in rows) else []
+    return [*text, *images, "KL"]
+
+
+def protocol_of(result: Mapping[str, Any] | None) -> str | None:
+    """What a result was measured on, in words."""
+    plain = result or {}
+    return ((plain.get("perplexity") or {}).get("quantized") or plain.get("classification") or {}).get("protocol")

@@ -25,7 +25,7 @@ _CACHED_LOGITS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Means over all scored tokens.
+    """Means over all scored tokens (of a vision model: over all images).
 
     Attributes:
         kl_nats: mean KL divergence of the quantized from the float model.

@@ -23,7 +23,7 @@ from rotviz.models.loading import weights_mark
 from rotviz.plots.compose import side_by_side, width_of
 from rotviz.plots.drawing import Drawing
 from rotviz.plots.words import count
-from rotviz.reports.runs import names_of
+from rotviz.reports.runs import classifies, names_of
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import SITE_WORDS
 
@@ -123,6 +123,9 @@ def finished(model: str) -> list[RunRecord]:
 def _of_runs(name: str, preset: Any, subject: Subject) -> PaperFigure:
     store = Store()
     records = [store.get(run) for run in subject.runs] or preset.choose(finished(subject.look.model))
+    vision = [record.run_id for record in records if classifies(record)]
+    if vision:
+        raise BadInput(f"{', '.join(vision)} measured images: the papers' figures are of language models")
     unfinished = [record.run_id for record in records if record.status is not Status.DONE]
     if unfinished:
         raise BadInput(f"{', '.join(unfinished)} {'is' if len(unfinished) == 1 else 'are'} not finished: only finished runs can be drawn")

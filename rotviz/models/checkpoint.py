@@ -28,6 +28,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt", "spiece.model")
+PROCESSOR = "preprocessor_config.json"
+CLASSIFIER = "ForImageClassification"  # in the name of every such architecture of transformers
 HEADER_LIMIT = 100_000_000  # the format's own limit
 
 
@@ -43,7 +45,7 @@ class Checkpoint:
     @property
     def files(self) -> tuple[Path, ...]:
         """Everything that determines the loaded model: configuration, tokenizer and weights."""
-        others = [self.folder / name for name in ("config.json", *TOKENIZER_FILES)]
+        others = [self.folder / name for name in ("config.json", *TOKENIZER_FILES, PROCESSOR)]
         return (*(path for path in others if path.is_file()), *self.weights)
 
 
@@ -58,9 +60,27 @@ def check_folder(folder: Path) -> Checkpoint:
     config = read_config(folder)
     weights = _weight_files(folder)
     elements = sum(prod(tensor["shape"]) for path in weights for tensor in read_header(path).values())
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise BrokenCheckpoint(f"{folder} has no tokenizer; copy tokenizer.json and tokenizer_config.json of the model into it")
+    _check_reader(folder, config)
     return Checkpoint(folder, config, weights, elements)
+
+
+def reads_images(config: dict[str, Any]) -> bool:
+    """Whether a config.json is an image classifier's."""
+    return any(CLASSIFIER in str(name) for name in config.get("architectures") or [])
+
+
+def _check_reader(folder: Path, config: dict[str, Any]) -> None:
+    """A language model needs a tokenizer, an image classifier an image processor."""
+    processor = (folder / PROCESSOR).is_file()
+    if reads_images(config):
+        if not processor:
+            raise BrokenCheckpoint(f"{folder} has no {PROCESSOR}, which says how images are scaled; copy it from the model into it")
+    elif not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        if processor:
+            what = ", ".join(map(str, config.get("architectures") or ["no architecture"]))
+            raise BrokenCheckpoint(f"{folder} reads images but is no classifier ({what}); of vision models those with a classifier head are read, "
+                                   "such as ViTForImageClassification")
+        raise BrokenCheckpoint(f"{folder} has no tokenizer; copy tokenizer.json and tokenizer_config.json of the model into it")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a family file says, and the view of one block that follows from it.
 
-    Family      paths and kinds that hold for every block: where the blocks, norms and linears are, how the norm works
+    Family      paths and kinds that hold for every block: where the blocks, norms and linears are, how the norm works, what the model reads
+    Entrance    numbers that are added to the residual stream before the first block: what R1 turns first
     BlockView   one block seen through its family: linear layers by role, norms by place, experts one by one
 
 A linear layer may be a slice of the rows of a fused module (Phi-3's qkv_proj), so a role maps to a LinearSlice: algebra goes through the
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rotviz.types import Role
+from rotviz.types import Modality, Role
 
 ATTENTION = "rotviz"
 """The name under which models.attention is known to transformers."""
@@ -64,6 +65,24 @@ class LinearSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class Entrance:
+    """Numbers that are added to the residual stream before the first block: an embedding table [V, D], learned positions [1, N, D], the
+    filters of a patch projection [D, ...]. `axis` is where D is."""
+
+    parameter: nn.Parameter
+    axis: int = -1
+
+    @property
+    def rows(self) -> Tensor:
+        """The numbers in float64, D last."""
+        return self.parameter.data.double().movedim(self.axis, -1)
+
+    def set_rows(self, rows: Tensor) -> None:
+        """Overwrite them, casting to the parameter's dtype."""
+        self.parameter.data = rows.movedim(-1, self.axis).to(self.parameter.dtype).contiguous()
+
+
+@dataclass(frozen=True, slots=True)
 class MLP:
     """One feed-forward network of a block: the only one, an expert, or a shared expert."""
 
@@ -102,10 +121,27 @@ class Family:
     })
     rope: bool = True
     has_experts: bool = False
+    modality: Modality = Modality.TEXT
 
     def refusal(self, config: Any) -> str | None:
         """Why this variant of the architecture cannot be handled, or None."""
         return None
+
+    def arguments(self, inputs: Tensor) -> dict[str, Any]:
+        """What the model is called with to read inputs: token ids [B, T]."""
+        return {"input_ids": inputs, "use_cache": False}
+
+    def blank(self, hidden: Tensor, config: Any) -> Tensor:
+        """Inputs that lead to hidden states [B, T, D] of this shape; what they say does not matter."""
+        return torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+
+    def entrances(self, model: nn.Module) -> list[Entrance]:
+        """What is added to the residual stream before the first block."""
+        return [Entrance(model.get_submodule(path).weight) for path in self.embeddings]
+
+    def readouts(self, model: nn.Module) -> list[LinearSlice]:
+        """The linears that read the final norm."""
+        return [LinearSlice(model.get_submodule(self.head))]
 
     def rows(self, role: Role, config: Any) -> slice:
         """The rows of the role's module that belong to the role."""

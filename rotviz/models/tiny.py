@@ -160,8 +160,10 @@ def _draw(module: nn.Module, name: str, parameter: Tensor, generator: torch.Gene
         return 0.2 * noise
     if is_norm(module):
         return (0.4 * noise).exp() - _offset(module)
-    if isinstance(module, nn.Embedding):
+    if isinstance(module, nn.Embedding) or (parameter.ndim == 3 and len(parameter) == 1):  # [1, N, D]: a vision model's tokens and positions
         return noise
+    if isinstance(module, nn.Conv2d):
+        return noise / parameter[0].numel() ** 0.5
     return noise / parameter.shape[-1] ** 0.5  # linears [out, in] and stacked experts [experts, out, in]
 
 

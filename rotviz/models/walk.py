@@ -1,8 +1,8 @@
 """A model taken apart at its blocks: what goes in, one block at a time, what comes out.
 
-    entry    tokens -> hidden states [B, T, D] before the first block, and the arguments that each block is called with
+    entry    tokens or images -> hidden states [B, T, D] before the first block, and the arguments that each block is called with
     forward  one block on hidden states
-    finish   hidden states after the last block -> logits [B, T, V]
+    finish   hidden states after the last block -> logits [B, T, V], of a classifier [B, V]
 
 Everything that differs between families at the ends of a model (embedding scales, learned positions, sliding windows, two kinds of RoPE, final
 norms, capped logits) is done by transformers' own forward: the blocks are replaced, in a shallow copy that shares every weight, by
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from rotviz.models.families import family_of
 from rotviz.models.family import BlockView, Family, block_views
+from rotviz.types import Modality
 
 BlockArguments = dict[str, Any]
 
@@ -38,7 +39,7 @@ class Ends:
     """The two ends of a model: embeddings and everything before the first block; final norm, head and everything after the last.
 
     Args:
-        model: any causal language model of a known family. Its weights are shared, not copied.
+        model: any model of a known family. Its weights are shared, not copied.
         family: how the model is laid out.
     """
 
@@ -47,15 +48,16 @@ class Ends:
         self.family = family
         self.count = len(model.get_submodule(family.blocks))
 
-    def entry(self, tokens: Tensor) -> Entry:
-        """Run the part before the first block on tokens [B, T]."""
+    def entry(self, inputs: Tensor) -> Entry:
+        """Run the part before the first block on tokens [B, T] or images [B, C, H, W]."""
         recorders = [_Recorder(block) for block in self.model.get_submodule(self.family.blocks)]
+        spared = {"logits_to_keep": 1} if self.family.modality is Modality.TEXT else {}
         with torch.no_grad():
-            self._call(tokens, recorders, logits_to_keep=1)
+            self._call(inputs, recorders, **spared)
         return Entry(recorders[0].hidden, [r.arguments for r in recorders])
 
     def finish(self, hidden: Tensor) -> Tensor:
-        """Logits [B, T, V] from the hidden states [B, T, D] after the last block."""
+        """Logits [B, T, V] (of a classifier [B, V]) from the hidden states [B, T, D] after the last block."""
         with torch.no_grad():
             return self.logits(hidden)
 
@@ -63,8 +65,7 @@ class Ends:
         """As `finish`, differentiable with respect to the hidden states."""
         blocks = list(self.model.get_submodule(self.family.blocks))
         stand_ins = [_Injector(blocks[0], hidden), *(_Passage(b) for b in blocks[1:])]
-        tokens = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        return self._call(tokens, stand_ins).logits
+        return self._call(self.family.blank(hidden, self.model.config), stand_ins).logits
 
     def to(self, device: torch.device) -> "Ends":
         """These ends on a device; copied first where they have to move. The blocks stay where they are."""
@@ -74,8 +75,8 @@ class Ends:
         moved = copy.deepcopy(with_blocks(self.model, self.family, [])).to(device)
         return Ends(with_blocks(moved, self.family, stand_ins), self.family)
 
-    def _call(self, tokens: Tensor, stand_ins: list[nn.Module], **arguments: Any) -> Any:
-        return with_blocks(self.model, self.family, stand_ins)(input_ids=tokens, use_cache=False, **arguments)
+    def _call(self, inputs: Tensor, stand_ins: list[nn.Module], **arguments: Any) -> Any:
+        return with_blocks(self.model, self.family, stand_ins)(**self.family.arguments(inputs), **arguments)
 
 
 class BlockSource:

@@ -24,7 +24,7 @@ FLOAT_BITS = 16
 SWITCHES = {"rotation": "rotation.method", "weights": "weights.bits", "activations": "activations.bits", "kv": "kv.bits",
             "scaling": "scaling.method", "allocation": "allocation.method"}
 """By section the key that turns it on and off."""
-MEASURE = ("model", "dtype", "text.evaluation", "text.length", "text.windows")
+MEASURE = ("model", "dtype", "text.evaluation", "text.length", "text.windows", "images.evaluation", "images.count")
 """Keys that change what is measured and on what: no perplexity can be compared across them."""
 
 Item = tuple[str, str, str]

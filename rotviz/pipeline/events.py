@@ -9,7 +9,7 @@ class Event:
     """One piece of news.
 
     Attributes:
-        stage: load, text, learn, prove, weigh, weights (inside a block), ablate (single units), walk (a block done) or score.
+        stage: load, text (or images), learn, prove, weigh, weights (inside a block), ablate (single units), walk (a block done) or score.
         block, blocks: which block is done, of how many; None outside the walk.
         fraction: share of the whole run that is done, 0 to 1.
         message: the news in words.

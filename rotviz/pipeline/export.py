@@ -81,11 +81,22 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _words(run_id: str, recipe: Recipe, result: Mapping[str, Any]) -> str:
-    quantized, reference = result["perplexity"]["quantized"], result["perplexity"]["reference"]
-    return (f"rotviz run {run_id}: {recipe.title} of {recipe.model}\n\n"
-            f"perplexity {quantized['value']:.4f} +- {quantized['stderr'] or float('nan'):.4f}, float {reference['value']:.4f}\n"
-            f"{quantized['protocol']}\n\nrepeat it with:\n  {command_line(recipe)}\n\n"
+    return (f"rotviz run {run_id}: {recipe.title} of {recipe.model}\n\n{_measured(result)}\n\nrepeat it with:\n  {command_line(recipe)}\n\n"
             "rotation.safetensors, where it is there: r1 [D, D], r2 [blocks, kv heads, K, K], r3 [K, K] act on row vectors (x R); r4.* is\n"
             "dense, or the signs and base of diag(signs) (base (x) Sylvester), Sylvester's matrix normalized.\n\n"
             "tokens.safetensors, where it is there: tokens [N, L] of the evaluation windows; reference, quantized [N, L - 1]: -log p of every token\n"
             "but a window's first under the float and the quantized model, in nats; kl [N, L - 1]; the header holds the tokens' texts.\n")
+
+
+def _measured(result: Mapping[str, Any]) -> str:
+    """The main number and what it was measured on."""
+    images = result.get("classification")
+    if images:
+        agreement = images["agreement"]
+        return f"top-1 agreement with the float model {agreement['value']:.4f} +- {_number(agreement['stderr'])}\n{images['protocol']}"
+    quantized, reference = result["perplexity"]["quantized"], result["perplexity"]["reference"]
+    return f"perplexity {_number(quantized['value'])} +- {_number(quantized['stderr'])}, float {_number(reference['value'])}\n{quantized['protocol']}"
+
+
+def _number(value: float | None) -> str:
+    return "nan" if value is None else f"{value:.4f}"

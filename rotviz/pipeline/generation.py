@@ -22,7 +22,7 @@ from rotviz.device import resolve_dtype
 from rotviz.errors import BadInput
 from rotviz.evaluation.generate import greedy
 from rotviz.home import home, write_atomically
-from rotviz.models.loading import LoadedModel, load, weights_mark
+from rotviz.models.loading import LoadedModel, load, require_text, weights_mark
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.whole import quantized_model
 from rotviz.quantizers import Progress
@@ -84,6 +84,7 @@ def continuation(recipe: Recipe, prompt: str, count: int, loaded: LoadedModel | 
     if not 1 <= count <= MOST_TOKENS:
         raise BadInput(f"{count} new tokens are asked for; 1 to {MOST_TOKENS} are possible")
     began = time.perf_counter()
+    require_text(recipe.model, "a continuation")
     loaded = loaded or load(recipe.model, resolve_dtype(recipe.dtype))
     ids = prompt_tokens(prompt, loaded.tokenizer, LONGEST_PROMPT + 1)
     if len(ids) > LONGEST_PROMPT:

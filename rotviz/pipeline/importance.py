@@ -1,11 +1,11 @@
-"""Which weights matter: gradients of the model's loss on the calibration windows, and the bits that follow from them.
+"""Which weights matter: gradients of the model's loss on the calibration windows (or images), and the bits that follow from them.
 
 The float model is rewritten whole (gains folded, rotations in force), so that a gradient belongs to the weight that will be rounded, and every window
 goes forward and back through it once. That takes the whole model in memory with two numbers beside each weight; the walk over the blocks does not.
 Only recipes that share out bits by importance, or weigh a loss by it, pay for it.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rotviz.allocation import CHOICES, average_bits, is_budgeted
 from rotviz.allocation.sensitivity import GradientSums, bits_by_name, row_costs, units_of
 from rotviz.models.family import BlockView, block_views
+from rotviz.pipeline.inputs import Inputs
 from rotviz.pipeline.prepare import Prepared
 from rotviz.pipeline.recipe import Recipe
 from rotviz.quantizers import Progress
@@ -22,6 +23,7 @@ from rotviz.quantizers.block import linear_paths
 from rotviz.surgery.plan import RotationPlan
 from rotviz.surgery.steps import linearize_experts
 from rotviz.surgery.whole import rewrite_model
+from rotviz.types import Modality
 
 Name = tuple[int, str]
 """A weight: its block and its path there."""
@@ -44,9 +46,9 @@ class Importance:
     table: dict[str, Any] | None = None
 
 
-def importance_of(prepared: Prepared, plan: RotationPlan, tokens: Callable[[], Tensor],
+def importance_of(prepared: Prepared, plan: RotationPlan, inputs: Callable[[], Inputs],
                   stop_if_cancelled: Callable[[], None]) -> Generator[Progress, None, Importance]:
-    """What a recipe needs to know of its weights before the walk; nothing where it does not ask. `tokens` gives the calibration windows."""
+    """What a recipe needs to know of its weights before the walk; nothing where it does not ask. `inputs` gives the calibration windows or images."""
     recipe = prepared.recipe
     allocates = recipe.allocation.method != "none"
     costly = allocates and recipe.allocation_settings.needs_costs
@@ -59,7 +61,8 @@ def importance_of(prepared: Prepared, plan: RotationPlan, tokens: Callable[[], T
     views = block_views(model, prepared.source.family)
     book = _Book(views, bool(costly), bool(fisher))
     if costly or fisher:
-        yield from _collect(model, book, tokens().to(prepared.device), stop_if_cancelled)
+        learned_from = inputs()
+        yield from _collect(model, book, _losses(model, learned_from, prepared.device), len(learned_from), stop_if_cancelled)
     moments = {index: total / book.rows for index, total in book.fisher.items()}
     if not allocates:
         return Importance(fisher=moments)
@@ -104,18 +107,34 @@ class _Book:
         return hook
 
 
-def _collect(model: nn.Module, book: _Book, tokens: Tensor, stop_if_cancelled: Callable[[], None]) -> Generator[Progress, None, None]:
+def _losses(model: nn.Module, inputs: Inputs, device: torch.device) -> Iterator[Callable[[], Tensor]]:
+    """The model's loss on each window or image: of the next tokens, or of the label. Where an image's label is not known the class that the model
+    finds most likely stands for it."""
+    for i, one in enumerate(inputs.values.to(device)):
+        if inputs.modality is Modality.TEXT:
+            yield lambda one=one: nn.functional.cross_entropy(model(input_ids=one[None], use_cache=False).logits[0, :-1].float(), one[1:])
+        else:
+            label = None if inputs.labels is None else inputs.labels[i:i + 1].to(device)
+            yield lambda one=one, label=label: _loss_of_image(model, one, label)
+
+
+def _loss_of_image(model: nn.Module, pixels: Tensor, label: Tensor | None) -> Tensor:
+    logits = model(pixel_values=pixels[None]).logits.float()
+    return nn.functional.cross_entropy(logits, logits.detach().argmax(-1) if label is None else label)
+
+
+def _collect(model: nn.Module, book: _Book, losses: Iterator[Callable[[], Tensor]], count: int,
+             stop_if_cancelled: Callable[[], None]) -> Generator[Progress, None, None]:
     handles = [book.views[0].block.register_forward_pre_hook(_with_gradient, with_kwargs=True)]
     if book.wants_fisher:
         handles += [view.block.register_forward_hook(book.watch(view.index)) for view in book.views]
     try:
-        for i, window in enumerate(tokens):
+        for i, loss in enumerate(losses):
             stop_if_cancelled()
             with torch.enable_grad():
-                logits = model(input_ids=window[None], use_cache=False).logits[0, :-1]
-                nn.functional.cross_entropy(logits.float(), window[1:]).backward()
+                loss().backward()
             book.take()
-            yield Progress((i + 1) / len(tokens), f"gradients of window {i + 1} of {len(tokens)}")
+            yield Progress((i + 1) / count, f"gradients of window {i + 1} of {count}")
     finally:
         for handle in handles:
             handle.remove()

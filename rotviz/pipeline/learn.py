@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rotviz.config import fingerprint
 from rotviz.device import peak_memory_mb, reset_peak_memory
+from rotviz.errors import BadInput
 from rotviz.home import home
 from rotviz.pipeline.prepare import Prepared, rotation_plan
 from rotviz.pipeline.recipe import Recipe
@@ -27,6 +28,7 @@ from rotviz.rotations.learning import is_file
 from rotviz.surgery.plan import RotationPlan
 from rotviz.surgery.saved import check_plan, load_plan, only, save_plan
 from rotviz.texts import calibration_windows
+from rotviz.types import Modality
 
 HISTORY = 200
 """How many steps of a learner are kept for its figure."""
@@ -77,6 +79,9 @@ def plan_for(prepared: Prepared, stop_if_cancelled: Callable[[], None]) -> Gener
         return _loaded(prepared, Path(recipe.rotation.load), reused=True)
     if not learns(recipe.rotation_settings) or not set(recipe.slots) & set(recipe.rotation_settings.learned_slots):
         return rotation_plan(recipe, prepared.sizes), None
+    if prepared.modality is Modality.IMAGE:
+        raise BadInput(f"rotation.method = {recipe.rotation.method} learns from a text, and {recipe.model} reads images; "
+                       "use hadamard or orthogonal, or a rotation that was saved (rotation.load)")
     text = recipe.text
     calibration = calibration_windows(text.calibration, prepared.loaded.tokenizer, text.length, text.samples, recipe.seed)
     path = learned_path(prepared, calibration.tokens)

@@ -15,6 +15,7 @@ from rotviz.pipeline.recipe import Recipe
 from rotviz.surgery.doctor import source_sizes
 from rotviz.surgery.plan import RotationPlan, Sizes, make_plan
 from rotviz.texts import TextWindows, calibration_windows, evaluation_windows
+from rotviz.types import Modality
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Prepared:
     def family_name(self) -> str:
         """The registered name of the model's family."""
         return FAMILIES.name_of(self.source.family)
+
+    @property
+    def modality(self) -> Modality:
+        """What the model reads."""
+        return self.source.family.modality
 
 
 def prepare(recipe: Recipe, loaded: LoadedModel | None = None) -> Prepared:
@@ -75,7 +81,7 @@ def rotation_plan(recipe: Recipe, sizes: Sizes) -> RotationPlan:
 
 
 def windows_for(prepared: Prepared) -> TextWindows:
-    """The evaluation windows of a recipe.
+    """The evaluation windows of a recipe for a language model.
 
     Raises:
         BadInput: a window is longer than the model can read.

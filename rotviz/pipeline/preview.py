@@ -29,7 +29,7 @@ from rotviz.config import fingerprint
 from rotviz.errors import Cancelled
 from rotviz.home import home, write_atomically
 from rotviz.models.family import BlockView, block_views
-from rotviz.models.loading import LoadedModel, weights_mark
+from rotviz.models.loading import LoadedModel, require_text, weights_mark
 from rotviz.numerics.grids import fake_quantize
 from rotviz.pipeline.learn import plan_for
 from rotviz.pipeline.prepare import calibration_tokens, prepare
@@ -163,6 +163,7 @@ def _made(recipe: Recipe, loaded: LoadedModel | None, say: Callable[[float, str]
         if cancelled():
             raise Cancelled("the preview was cancelled")
 
+    require_text(recipe.model, "a preview of a bit budget")
     say(0.0, f"loading {recipe.model}")
     prepared = prepare(recipe, loaded)
     plan = _driven(plan_for(prepared, stop), say)

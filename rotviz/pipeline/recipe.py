@@ -39,6 +39,16 @@ class TextTable:
 
 
 @dataclass(frozen=True, slots=True)
+class ImagesTable:
+    """Which images a vision model reads, in place of the texts."""
+
+    calibration: str = setting("shapes:validation", "images that methods learn from: shapes:SPLIT (drawn), or a folder of images")
+    evaluation: str = setting("shapes:test", "images that top-1 agreement is measured on")
+    samples: int = setting(64, "calibration images", minimum=1)
+    count: int = setting(512, "evaluation images; 0 = all of a folder", minimum=0)
+
+
+@dataclass(frozen=True, slots=True)
 class RotationTable:
     """Which rotation acts where."""
 
@@ -149,6 +159,7 @@ class Recipe:
     device: str = setting("auto", "where it runs", choices=("auto", "cpu", "cuda"))
     dtype: str = setting("float32", "dtype of the float model", choices=DTYPES)
     text: TextTable = field(default_factory=TextTable)
+    images: ImagesTable = field(default_factory=ImagesTable)
     rotation: RotationTable = field(default_factory=RotationTable)
     scaling: ScalingTable = field(default_factory=ScalingTable)
     weights: WeightTable = field(default_factory=WeightTable)
@@ -243,8 +254,11 @@ class Recipe:
                        allocation=allocation, allocation_settings=allocation_tables.get(allocation.method))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested values, methods' tables below their sections."""
+        """Plain nested values, methods' tables below their sections. The images are left out at their defaults: a language model reads none, and its
+        recipes stay as they were before there were vision models."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith("_settings")}
+        if self.images == ImagesTable():
+            del plain["images"]
         plain = {k: v if isinstance(v, (str, int)) else to_mapping(v) for k, v in plain.items()}
         if self.ablation.unit == "none":
             del plain["ablation"]  # a measurement that is not made determines nothing
@@ -263,11 +277,12 @@ class Recipe:
     def anchored(self) -> "Recipe":
         """The same recipe with every path in it absolute, so that a worker that started elsewhere finds the same files."""
         text = replace(self.text, calibration=_anchored(self.text.calibration), evaluation=_anchored(self.text.evaluation))
+        images = replace(self.images, calibration=_anchored(self.images.calibration), evaluation=_anchored(self.images.evaluation))
         rotation = replace(self.rotation, load=_anchored(self.rotation.load))
         settings = self.rotation_settings
         if hasattr(settings, "start"):
             settings = replace(settings, start=_anchored(settings.start))
-        return replace(self, model=_anchored(self.model), text=text, rotation=rotation, rotation_settings=settings)
+        return replace(self, model=_anchored(self.model), text=text, images=images, rotation=rotation, rotation_settings=settings)
 
     @property
     def fingerprint(self) -> str:

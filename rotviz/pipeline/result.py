@@ -9,10 +9,29 @@ from typing import Any
 import torch
 import transformers
 
+from rotviz.evaluation.classification import Classification
 from rotviz.evaluation.divergence import Divergence
 from rotviz.evaluation.perplexity import Perplexity, ratio
 from rotviz.pipeline.token_scores import FILE, TokenScores, save_token_scores
 from rotviz.surgery.proof import StepProof
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came of scoring: of a language model perplexities and what every token cost, of a vision model the classification."""
+
+    divergence: Divergence
+    reference: Perplexity | None = None
+    quantized: Perplexity | None = None
+    classification: Classification | None = None
+    tokens: TokenScores | None = None
+
+    @property
+    def words(self) -> str:
+        """The main numbers."""
+        if self.classification is None:
+            return f"perplexity {self.quantized.value:.4g}, float {self.reference.value:.4g}"
+        return f"top-1 agreement {self.classification.agreement.value:.1%} on {self.classification.images} images"
 
 
 @dataclass(frozen=True)
@@ -21,8 +40,9 @@ class Result:
 
     Attributes:
         recipe: the recipe, plain.
-        reference, quantized: perplexities on the same windows.
+        reference, quantized: perplexities on the same windows; None of a vision model.
         divergence: of the quantized from the float model.
+        classification: agreement and accuracy of a vision model; None of a language model.
         errors: by block and site, as evaluation.errors.SiteError.to_dict gives them.
         weight_errors: relative MSE of every quantized weight: block, role, relative_mse.
         proofs: the rewrite's steps with what each changed in the logits.
@@ -38,8 +58,8 @@ class Result:
     """
 
     recipe: dict[str, Any]
-    reference: Perplexity
-    quantized: Perplexity
+    reference: Perplexity | None
+    quantized: Perplexity | None
     divergence: Divergence
     errors: tuple[dict[str, Any], ...]
     weight_errors: tuple[dict[str, Any], ...]
@@ -52,6 +72,7 @@ class Result:
     learned: tuple[dict[str, Any], ...] = ()
     allocation: dict[str, Any] | None = None
     ablation: dict[str, Any] | None = None
+    classification: Classification | None = None
     scores: TokenScores | None = field(default=None, repr=False, compare=False)
 
     def write_files(self, folder: Path) -> None:
@@ -65,13 +86,13 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN and infinity become null."""
-        factor, factor_error = ratio(self.quantized, self.reference)
+        images = self.classification
         plain = {
             "recipe": self.recipe,
-            "perplexity": {"reference": _perplexity(self.reference), "quantized": _perplexity(self.quantized),
-                           "ratio": {"value": factor, "stderr": factor_error}},
-            "divergence": {"kl_nats": self.divergence.kl_nats, "same_top": self.divergence.same_top, "tokens": self.divergence.tokens,
-                           "stderr": self.divergence.stderr},
+            "perplexity": None if images else _perplexities(self.reference, self.quantized),
+            "divergence": {"kl_nats": self.divergence.kl_nats, "same_top": self.divergence.same_top,
+                           "tokens": None if images else self.divergence.tokens, "stderr": self.divergence.stderr},
+            "classification": images.to_dict() if images else None,
             "errors": list(self.errors),
             "weight_errors": list(self.weight_errors),
             "proof": [{"step": p.name, "words": p.words, "error": p.error, "tolerance": p.tolerance} for p in self.proofs],
@@ -97,6 +118,11 @@ def without_nan(plain: Any) -> Any:
     if isinstance(plain, (list, tuple)):
         return [without_nan(v) for v in plain]
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def _perplexities(reference: Perplexity, quantized: Perplexity) -> dict[str, Any]:
+    factor, factor_error = ratio(quantized, reference)
+    return {"reference": _perplexity(reference), "quantized": _perplexity(quantized), "ratio": {"value": factor, "stderr": factor_error}}
 
 
 def _perplexity(p: Perplexity) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """Carry out a recipe: a generator of events that returns the result.
 
-    load -> text -> learn -> prove -> weigh -> walk over the blocks -> score
+    load -> text or images -> learn -> prove -> weigh -> walk over the blocks -> score
 
 The walk takes one block at a time: a copy is folded, rotated and quantized, then every window goes through the block as it was and through the
 copy, so that two streams of hidden states move along side by side. One block and the two streams are in memory, whatever the depth. After the
-last block both streams are scored on the same windows. Where an earlier run kept the float model's stream (reference.py), only its first batch is
-pushed again, for the errors by block.
+last block both streams are scored on the same windows (of a model that reads images: on the same images). Where an earlier run kept the float
+model's stream (reference.py), only its first batch is pushed again, for the errors by block.
 
 Where weights are learned or scaled, the calibration windows go along (weights.py); where bits are shared out by importance, the gradients come first
 (importance.py). Where it asks which layer hurts, a stream for every block or module goes along as well (ablation.py).
@@ -18,7 +18,7 @@ With a checkpoint folder the walk's state is written after each block and picked
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from rotviz.device import describe, peak_memory_mb, reset_peak_memory
-from rotviz.errors import Cancelled, OutOfRoom
+from rotviz.errors import BadInput, Cancelled, OutOfRoom
+from rotviz.evaluation.classification import classification
 from rotviz.evaluation.divergence import Divergence, Scores, divergence, score
 from rotviz.evaluation.errors import SiteMeter, beyond, massive_limit, residual_error
 from rotviz.evaluation.perplexity import Perplexity, perplexity
@@ -41,11 +42,12 @@ from rotviz.pipeline.batches import Batches, memory_is_full
 from rotviz.pipeline.checkpoint import WalkState, load_state, save_state
 from rotviz.pipeline.events import Event
 from rotviz.pipeline.importance import Importance, importance_of
+from rotviz.pipeline.inputs import Inputs, calibration_inputs, evaluation_inputs
 from rotviz.pipeline.learn import Learning, plan_for
-from rotviz.pipeline.prepare import Prepared, calibration_tokens, prepare, probe_tokens, windows_for
+from rotviz.pipeline.prepare import Prepared, prepare
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.reference import Reference, keep_reference, kept_reference, reference_path
-from rotviz.pipeline.result import Result, environment
+from rotviz.pipeline.result import Result, Scored, environment
 from rotviz.pipeline.token_scores import TokenScores, texts_of
 from rotviz.pipeline.weights import Quantization, WeightStack, collected_notes, push_calibration, quantize_weights, stack_for
 from rotviz.quantizers import Progress
@@ -54,12 +56,8 @@ from rotviz.surgery.online import quantize_activations, quantize_cache
 from rotviz.surgery.plan import RotationPlan
 from rotviz.surgery.proof import StepProof, prove, require
 from rotviz.surgery.steps import Step, rewrite_block, rewrite_ends, steps_for
-from rotviz.texts import TextWindows
+from rotviz.types import Modality
 
-BATCH_TOKENS = 2048
-"""Tokens pushed through a block at a time; whole windows, at least one."""
-ISOLATED_TOKENS = 512
-"""Tokens of the first window on which a block's isolated error is measured; a sample keeps a third forward of every block cheap."""
 SCORE_TOKENS = 256
 """Tokens scored at a time: their logits for two models are what memory must hold."""
 
@@ -120,7 +118,7 @@ class _Job:
     seconds: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
     batches: Batches | None = None
-    """Windows that go through a block together; known when the text is."""
+    """Windows or images that go through a block together; known when the inputs are."""
     scored: Batches | None = None
     """Tokens that are scored together."""
     before: float = 0.0
@@ -140,33 +138,42 @@ class _Job:
         with self.timed("load"):
             prepared = prepare(self.recipe, loaded)
         reset_peak_memory(prepared.device)
-        yield self.event("text", 0.03, f"reading {self.recipe.text.evaluation}")
-        with self.timed("text"):
-            windows = windows_for(prepared)
+        inputs = yield from self.read(prepared)
         plan, learning = yield from self.learn(prepared)
-        tokens = windows.tokens.to(prepared.device)
-        self.batches = Batches(_batch(tokens), "window", prepared.device)
+        self.batches = Batches(inputs.batch, inputs.unit, prepared.device)
         self.scored = Batches(SCORE_TOKENS, "token", prepared.device)
-        proofs = yield from self.prove(prepared, plan, tokens)
+        proofs = yield from self.prove(prepared, plan, inputs)
         steps = steps_for(plan, prepared.source.family)
         ends = prepared.source.ends, rewrite_ends(prepared.source.ends, steps)
         importance = yield from self.weigh(prepared, plan)
         if self.ablates:
             with self.timed("ablate"):
-                self.ablation = Ablation(prepared, plan, ends, tokens, importance.input_bits, self.stop_if_cancelled)
-        state = yield from self.walk(prepared, plan, steps, ends, tokens, importance)
-        reference, quantized, divergence, scores = yield from self.score(prepared, ends, windows, state)
-        ablation = yield from self.ablated(state, (reference, quantized))
-        yield self.event("score", 1.0, f"perplexity {quantized.value:.4g}, float {reference.value:.4g}")
+                self.ablation = Ablation(prepared, plan, ends, inputs.values, importance.input_bits, self.stop_if_cancelled)
+        state = yield from self.walk(prepared, plan, steps, ends, inputs, importance)
+        scored = yield from self.score(prepared, ends, inputs, state)
+        ablation = yield from self.ablated(state, (scored.reference, scored.quantized))
+        yield self.event("score", 1.0, scored.words)
         return Result(
-            recipe=self.recipe.to_dict(), reference=reference, quantized=quantized, divergence=divergence,
-            errors=tuple(state.errors), weight_errors=tuple(state.weight_errors), proofs=tuple(proofs), seconds=self.seconds,
-            peak_memory_mb=peak_memory_mb(prepared.device), environment=environment(describe(prepared.device)),
-            notes=(*prepared.loaded.notes, *(learning.notes if learning else ()), *collected_notes(state.learned),
+            recipe=self.recipe.to_dict(), reference=scored.reference, quantized=scored.quantized, divergence=scored.divergence,
+            classification=scored.classification, errors=tuple(state.errors), weight_errors=tuple(state.weight_errors),
+            proofs=tuple(proofs), seconds=self.seconds, peak_memory_mb=peak_memory_mb(prepared.device),
+            environment=environment(describe(prepared.device)),
+            notes=(*prepared.loaded.notes, *inputs.notes, *(learning.notes if learning else ()), *collected_notes(state.learned),
                    *self.batches.notes, *self.scored.notes),
-            learning=learning.to_dict() if learning else None, learned=tuple(state.learned), allocation=importance.table, scores=scores,
+            learning=learning.to_dict() if learning else None, learned=tuple(state.learned), allocation=importance.table, scores=scored.tokens,
             ablation=ablation,
         )
+
+    def read(self, prepared: Prepared) -> Generator[Event, None, Inputs]:
+        """What the recipe is measured on, on the run's device."""
+        if self.ablates and prepared.modality is Modality.IMAGE:
+            raise BadInput(f"an ablation measures what units cost in perplexity, and {self.recipe.model} reads images: leave ablation.unit at none")
+        stage, source = (("text", self.recipe.text.evaluation) if prepared.modality is Modality.TEXT else
+                         ("images", self.recipe.images.evaluation))
+        yield self.event(stage, 0.03, f"reading {source}")
+        with self.timed(stage):
+            inputs = evaluation_inputs(prepared)
+            return replace(inputs, values=inputs.values.to(prepared.device))
 
     def learn(self, prepared: Prepared) -> Generator[Event, None, tuple[RotationPlan, Learning | None]]:
         """The rotations. While a method learns, its news are this run's; the rest of the run then shares what is left of the bar."""
@@ -184,21 +191,21 @@ class _Job:
         reset_peak_memory(prepared.device)
         return plan, learning
 
-    def prove(self, prepared: Prepared, plan: RotationPlan, tokens: Tensor) -> Generator[Event, None, list[StepProof]]:
+    def prove(self, prepared: Prepared, plan: RotationPlan, inputs: Inputs) -> Generator[Event, None, list[StepProof]]:
         """Before anything is quantized: the rewrite keeps the logits."""
         if not plan.slots:
             return []
         yield self.event("prove", _PROVE_FROM, "proving that the rotated model keeps its logits")
         with self.timed("prove"):
             dtype = torch.float64 if self.recipe.dtype == "float64" else torch.float32
-            proofs = prove(prepared.source, plan, probe_tokens(tokens), dtype, lambda *_: self.stop_if_cancelled())
+            proofs = prove(prepared.source, plan, inputs.probe, dtype, lambda *_: self.stop_if_cancelled())
         require(proofs)
         yield self.event("prove", _WALK_FROM, f"logits stay within {max(p.error for p in proofs):.1e}")
         return proofs
 
     def weigh(self, prepared: Prepared, plan: RotationPlan) -> Generator[Event, None, Importance]:
         """Bits and importances, where the recipe asks for them."""
-        steps = importance_of(prepared, plan, lambda: calibration_tokens(prepared), self.stop_if_cancelled)
+        steps = importance_of(prepared, plan, lambda: calibration_inputs(prepared), self.stop_if_cancelled)
         while True:
             with self.timed("weigh"):
                 try:
@@ -212,17 +219,17 @@ class _Job:
         return importance
 
     def walk(self, prepared: Prepared, plan: RotationPlan, steps: list[Step], ends: tuple[Ends, Ends],
-             tokens: Tensor, importance: Importance) -> Generator[Event, None, WalkState]:
+             inputs: Inputs, importance: Importance) -> Generator[Event, None, WalkState]:
         """Both streams through every block."""
         source = prepared.source
         with self.timed("reference"):
-            path = reference_path(prepared, tokens)
+            path = reference_path(prepared, inputs.values)
             kept = None if self.ablates else kept_reference(path)  # an ablation needs the float stream before every block
         state = load_state(self.checkpoint, self.recipe.fingerprint) if self.checkpoint else None
-        first = tokens[:_batch(tokens)]
-        entries = [ends[0].entry(first), ends[1].entry(first), ends[1].entry(first[:1, :ISOLATED_TOKENS])]
-        if state is None or (len(state.reference) < len(tokens) and kept is None):
-            state = WalkState(0, self.embed(ends[0], tokens if kept is None else first), self.embed(ends[1], tokens))
+        first = inputs.first
+        entries = [ends[0].entry(first), ends[1].entry(first), ends[1].entry(inputs.sample)]
+        if state is None or (len(state.reference) < len(inputs) and kept is None):
+            state = WalkState(0, self.embed(ends[0], inputs.values if kept is None else first), self.embed(ends[1], inputs.values))
         else:
             self.seconds.update({k: v + self.seconds.get(k, 0.0) for k, v in state.seconds.items()})
             yield self.event("walk", self.walk_fraction(state.block, len(source)), f"going on at block {state.block}", state.block, len(source))
@@ -236,7 +243,7 @@ class _Job:
             rewritten = yield from self.weights(prepared, steps, stack, state)
             yield from self.ablate(rewritten, state)
             with self.timed("walk"):
-                metrics = _walk_block(self, prepared, plan, rewritten, entries, state, importance.input_bits.get(state.block, {}))
+                metrics = _walk_block(self, prepared, plan, rewritten, entries, state, inputs, importance.input_bits.get(state.block, {}))
             if stack.entry is not None:
                 with self.timed("weights"):
                     push_calibration(rewritten, stack, state)
@@ -249,17 +256,17 @@ class _Job:
             yield self.event("walk", self.walk_fraction(state.block, len(source)), f"block {state.block} of {len(source)}", state.block - 1,
                              len(source), metrics)
         with self.timed("reference"):
-            if len(state.reference) == len(tokens):
+            if len(state.reference) == len(inputs):
                 keep_reference(path, Reference(state.reference, state.massive))
             else:
                 state.reference = kept.hidden.to(prepared.device)
                 state.massive = state.massive if kept.massive is None else kept.massive
         return state
 
-    def embed(self, ends: Ends, tokens: Tensor) -> Tensor:
+    def embed(self, ends: Ends, values: Tensor) -> Tensor:
         """Hidden states [N, L, D] before the first block."""
         found: list[Tensor] = []
-        self.batches.over(len(tokens), lambda part: found.append(ends.entry(tokens[part]).hidden), "the embedding")
+        self.batches.over(len(values), lambda part: found.append(ends.entry(values[part]).hidden), "the embedding")
         return torch.cat(found)
 
     def save_now(self) -> bool:
@@ -311,23 +318,44 @@ class _Job:
         state.learned += found.report(state.block)
         return rewritten
 
-    def score(self, prepared: Prepared, ends: tuple[Ends, Ends], windows: TextWindows,
-              state: WalkState) -> Generator[Event, None, tuple[Perplexity, Perplexity, Divergence, TokenScores]]:
+    def score(self, prepared: Prepared, ends: tuple[Ends, Ends], inputs: Inputs, state: WalkState) -> Generator[Event, None, Scored]:
+        """What the two streams predict, compared."""
+        if inputs.modality is Modality.TEXT:
+            return (yield from self.score_text(prepared, ends, inputs, state))
+        return (yield from self.score_images(ends, inputs, state))
+
+    def score_text(self, prepared: Prepared, ends: tuple[Ends, Ends], inputs: Inputs, state: WalkState) -> Generator[Event, None, Scored]:
         """Perplexities and divergence of the two streams, and what every token cost."""
-        tokens = windows.tokens.to(prepared.device)
+        tokens = inputs.values
         found: list[Scores] = []
         for window in range(len(tokens)):
             self.stop_if_cancelled()
             with self.timed("score"):
                 found.append(_score_window(ends, tokens[window], state.reference[window], state.quantized[window], self.scored))
-            done = (window + 1) / len(tokens)
-            low, high = (_ABLATED_WALK, _ABLATED_FROM) if self.ablates else (_SCORE_FROM, 1.0)
-            yield self.event("score", low + (high - low) * done, f"scored window {window + 1} of {len(tokens)}")
+            yield self.tell_scored(window + 1, len(tokens), "window")
         scored = tokens.shape[1] - 1
         means = {name: [float(getattr(one, name).mean()) for one in found] for name in ("reference", "quantized", "kl")}
         same = sum(float(one.same_top.sum()) for one in found) / (scored * len(found))
-        return (perplexity(means["reference"], scored, windows.protocol), perplexity(means["quantized"], scored, windows.protocol),
-                divergence(means["kl"], same, scored), _token_scores(prepared, windows.tokens, state, found))
+        reference, quantized = (perplexity(means[name], scored, inputs.protocol) for name in ("reference", "quantized"))
+        return Scored(divergence(means["kl"], same, scored), reference, quantized, tokens=_token_scores(prepared, tokens.cpu(), state, found))
+
+    def score_images(self, ends: tuple[Ends, Ends], inputs: Inputs, state: WalkState) -> Generator[Event, None, Scored]:
+        """Agreement, divergence and, where labels are known, accuracy."""
+        logits: tuple[list[Tensor], list[Tensor]] = ([], [])
+        def score_part(part: slice) -> None:
+            self.stop_if_cancelled()
+            for found, one in zip(logits, [end.finish(stream[part]).cpu() for end, stream in zip(ends, (state.reference, state.quantized))]):
+                found.append(one)
+
+        with self.timed("score"):
+            self.batches.over(len(inputs), score_part, "scoring")
+        yield self.tell_scored(len(inputs), len(inputs), "image")
+        found = classification(*(torch.cat(parts) for parts in logits), inputs.labels, inputs.protocol)
+        return Scored(Divergence(found.kl_nats.value, found.agreement.value, found.images, found.kl_nats.stderr), classification=found)
+
+    def tell_scored(self, done: int, count: int, what: str) -> Event:
+        low, high = (_ABLATED_WALK, _ABLATED_FROM) if self.ablates else (_SCORE_FROM, 1.0)
+        return self.event("score", low + (high - low) * done / count, f"scored {what} {done} of {count}")
 
     def event(self, stage: str, fraction: float, message: str, block: int | None = None, blocks: int | None = None,
               metrics: dict[str, float] | None = None) -> Event:
@@ -353,11 +381,11 @@ class _Job:
 
 
 def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: BlockView, entries: list[Entry], state: WalkState,
-                input_bits: Mapping[str, int]) -> dict[str, float]:
+                inputs: Inputs, input_bits: Mapping[str, int]) -> dict[str, float]:
     """One block: push both streams through it and its quantized copy, measure on the first batch."""
-    index, where = state.block, f"block {state.block}"
+    index, where, sample = state.block, f"block {state.block}", inputs.sample_length
     original = prepared.source.original(index)
-    first = state.reference[:_batch(state.quantized)].clone()
+    first = state.reference[:inputs.batch].clone()
     limit, measured = massive_limit(first), 0
     meter = SiteMeter(beyond(first, limit).flatten())
     for batch in batches(state.reference):
@@ -365,7 +393,7 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: Bl
     quantize_activations(rewritten, prepared.recipe.activations.spec(), meter, bits=input_bits)
     quantize_cache(rewritten, prepared.recipe.kv.spec(), meter)
     family = prepared.source.family
-    isolated_in = turned(first[:1, :ISOLATED_TOKENS], plan, family)
+    isolated_in = turned(first[:1, :sample], plan, family)
 
     def push(stream: Tensor, block: BlockView, entry: Entry, part: slice) -> None:
         job.stop_if_cancelled()
@@ -384,7 +412,7 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: Bl
     job.batches.over(len(state.reference), lambda part: push(state.reference, original, entries[0], part), where)
     reference = centered(state.reference[:measured], plan, family)
     isolated_out = straightened(forward(rewritten.block, isolated_in, entries[2].arguments[index]), plan)
-    isolated = relative_mse(reference[:1, :ISOLATED_TOKENS], isolated_out)
+    isolated = relative_mse(reference[:1, :sample], isolated_out)
     residual = residual_error(index, reference.flatten(0, 1), straightened(state.quantized[:measured], plan).flatten(0, 1), isolated)
     state.errors += [error.to_dict() for error in (*meter.errors(index), residual)]
     return {"accumulated": residual.relative_mse, "isolated": isolated}
@@ -411,7 +439,3 @@ def _token_scores(prepared: Prepared, tokens: Tensor, state: WalkState, found: l
                for name, kind in (("reference", np.float32), ("quantized", np.float32), ("kl", np.float32), ("same_top", np.uint8))}
     return TokenScores(plain, **columns, massive=massive, texts=texts_of(plain, prepared.loaded.tokenizer.decode),
                        massive_windows=len(state.massive), blocks=len(prepared.source))
-
-
-def _batch(tokens: Tensor) -> int:
-    return min(len(tokens), max(1, BATCH_TOKENS // tokens.shape[1]))

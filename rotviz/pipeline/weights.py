@@ -20,7 +20,8 @@ from rotviz.numerics.errors import relative_mse
 from rotviz.pipeline.batches import Batches
 from rotviz.pipeline.checkpoint import WalkState
 from rotviz.pipeline.importance import Importance
-from rotviz.pipeline.prepare import Prepared, calibration_tokens
+from rotviz.pipeline.inputs import Inputs, calibration_inputs
+from rotviz.pipeline.prepare import Prepared
 from rotviz.pipeline.recipe import Recipe
 from rotviz.quantizers import BlockResult, BlockTask, Progress, is_calibrated, parts_of, quantize_parts
 from rotviz.quantizers.block import BATCH_TOKENS, batches, linear_paths
@@ -81,8 +82,9 @@ def stack_for(prepared: Prepared, ends: Ends, state: WalkState, importance: Impo
     `together` the size of the batches where others share it.
     """
     recipe = prepared.recipe
-    entry = embed_calibration(prepared, ends, calibration_tokens(prepared), state) if recipe.calibrates else None
-    together = together or Batches(BATCH_TOKENS // recipe.text.length, "window", prepared.device)
+    entry = embed_calibration(prepared, ends, calibration_inputs(prepared), state) if recipe.calibrates else None
+    positions = recipe.text.length if state.calibration is None else state.calibration.shape[1]
+    together = together or Batches(BATCH_TOKENS // positions, "window", prepared.device)
     return WeightStack(recipe, entry, importance.bits, importance.fisher, stop_if_cancelled, together, _end_of(ends),
                        importance.input_bits, before_rounding)
 
@@ -92,15 +94,15 @@ def _end_of(ends: Ends) -> Callable[[Tensor], Tensor]:
     return lambda hidden: ends.logits(hidden.to(ends.model.dtype))
 
 
-def embed_calibration(prepared: Prepared, ends: Ends, tokens: Tensor, state: WalkState) -> Entry:
-    """The calibration windows before the first block, into the state where it has none yet; how they enter the blocks."""
-    tokens = tokens.to(prepared.device)
-    parts = list(batches(tokens))
+def embed_calibration(prepared: Prepared, ends: Ends, inputs: Inputs, state: WalkState) -> Entry:
+    """The calibration windows or images before the first block, into the state where it has none yet; how they enter the blocks."""
+    values = inputs.values.to(prepared.device)
+    parts = list(batches(values, inputs.batch))
     if state.calibration is None:
-        hidden = torch.cat([ends.entry(tokens[part]).hidden for part in parts])
+        hidden = torch.cat([ends.entry(values[part]).hidden for part in parts])
         state.calibration, state.float_calibration = hidden, hidden.clone()
     state.calibration, state.float_calibration = (s.to(prepared.device) for s in (state.calibration, state.float_calibration))
-    return ends.entry(tokens[parts[0]])
+    return ends.entry(values[parts[0]])
 
 
 def quantize_weights(view: BlockView, stack: WeightStack, state: WalkState) -> Generator[Progress, None, Quantization]:

@@ -26,8 +26,9 @@ from rotviz.models.loading import LoadedModel
 from rotviz.models.walk import with_blocks
 from rotviz.pipeline.checkpoint import WalkState
 from rotviz.pipeline.importance import importance_of
+from rotviz.pipeline.inputs import calibration_inputs
 from rotviz.pipeline.learn import plan_for
-from rotviz.pipeline.prepare import Prepared, calibration_tokens, prepare
+from rotviz.pipeline.prepare import Prepared, prepare
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.weights import Bits, WeightStack, push_calibration, quantize_weights, stack_for
 from rotviz.quantizers import Progress
@@ -83,7 +84,7 @@ def assembled(recipe: Recipe, finish: Callable[[QuantizedBlock, RotationPlan], n
     yield Progress(0.0, f"loading {recipe.model}")
     prepared = prepare(recipe, loaded)
     plan, _ = yield from _shared(plan_for(prepared, stop_if_cancelled), 0.0, _ROTATED)
-    importance = yield from _shared(importance_of(prepared, plan, lambda: calibration_tokens(prepared), stop_if_cancelled), _ROTATED, _WEIGHED)
+    importance = yield from _shared(importance_of(prepared, plan, lambda: calibration_inputs(prepared), stop_if_cancelled), _ROTATED, _WEIGHED)
     steps, source = steps_for(plan, prepared.source.family), prepared.source
     ends, state = rewrite_ends(source.ends, steps), WalkState(0, torch.empty(0), torch.empty(0))
     stack = stack_for(prepared, ends, state, importance, stop_if_cancelled)

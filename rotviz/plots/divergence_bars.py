@@ -26,6 +26,7 @@ NAME = "divergence"
 def draw_divergence_bars(
     names: Sequence[str], divergence: np.ndarray, same_top: np.ndarray | None = None, *, stderrs: np.ndarray | None = None,
     methods: Sequence[str] | None = None, log: bool = False, x_range: Range | None = None, title: str | None = None,
+    per: str = "token", top: str = "token",
 ) -> Drawing:
     """Bars (dots with log) of divergence [N] in nats a token, one for each run.
 
@@ -35,6 +36,7 @@ def draw_divergence_bars(
         stderrs: standard errors [N] of the divergence.
         methods: the method of each run, for its colour; None = the run's name is its method.
         x_range: limits in data units, to share between figures.
+        per, top: what a divergence is of, and what is most likely: of image classifiers "image" and "class".
     """
     found, lost = cleaned(divergence, 1, "divergence")
     blank = np.full(len(found), np.nan)
@@ -47,7 +49,7 @@ def draw_divergence_bars(
         return nothing(NAME, f"0 of {count(len(found), 'run')} have a finite divergence", title)
     styles, keys = styles_for(methods or names), list(methods or names)
     rows, colours = np.arange(len(names)), [styles[str(m)].color for m in keys]
-    text = [_words(v, e, s) for v, e, s in zip(found, errors, share)]
+    text = [_words(v, e, s, top) for v, e, s in zip(found, errors, share)]
     tops = found + np.nan_to_num(errors)
     low, high = shared_range(found, tops, log=log)
     limits = x_range or ((low, high * (high / low) ** 0.8) if log else (0.0, max(high, 1e-9) * 1.8))
@@ -63,7 +65,7 @@ def draw_divergence_bars(
         end = float(np.clip(tops[row] if np.isfinite(tops[row]) else limits[0], limits[0], limits[1]))
         figure.add_annotation(y=row, x=float(np.log10(end)) if log else end, text=words, showarrow=False, xanchor="left", xshift=9,
                               font_size=SMALL)
-    framed(figure, x=f"divergence from the float model, nats a token{' (log scale)' if log else ''}", title=title, note=note_lost(lost),
+    framed(figure, x=f"divergence from the float model, nats {_article(per)}{' (log scale)' if log else ''}", title=title, note=note_lost(lost),
            height=int(90 + 34 * len(names) + (34 if title else 0)))
     figure.update_xaxes(**(log_axis(limits) if log else {"range": span(limits), "nticks": 7}))
     figure.update_yaxes(tickvals=rows, ticktext=[escape(short(str(n), 30)) for n in names], range=[len(names) - 0.5, -0.5], showgrid=False,
@@ -71,12 +73,16 @@ def draw_divergence_bars(
     best = int(np.nanargmin(found))
     alt = (f"Mean Kullback-Leibler divergence of {count(len(names), 'run')} from the float model. Closest: {names[best]}, {text[best]}; "
            f"farthest: {names[int(np.nanargmax(found))]}, {text[int(np.nanargmax(found))]}.")
-    table = pd.DataFrame({"run": list(names), "nats a token": found, "standard error": errors, "same top token": share})
+    table = pd.DataFrame({"run": list(names), f"nats {_article(per)}": found, "standard error": errors, f"same top {top}": share})
     return Drawing(NAME, figure, alt, table)
 
 
-def _words(value: float, error: float, share: float) -> str:
+def _article(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def _words(value: float, error: float, share: float, top: str) -> str:
     if not np.isfinite(value):
         return "no finite value"
     spread = f" ± {number(error)}" if np.isfinite(error) else ""
-    return f"{number(value)}{spread}" + (f", same top token {share:.1%}" if np.isfinite(share) else "")
+    return f"{number(value)}{spread}" + (f", same top {top} {share:.1%}" if np.isfinite(share) else "")

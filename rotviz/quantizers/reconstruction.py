@@ -29,6 +29,7 @@ from rotviz.errors import BadInput
 from rotviz.quantizers import BlockTask
 from rotviz.quantizers.block import mean_error, outputs, run, runnable
 from rotviz.quantizers.codes import LearnedCodes
+from rotviz.types import Modality
 
 LOSSES = ("layer", "block", "normalized", "cosine", "importance", "kl")
 
@@ -132,6 +133,9 @@ def check_task(loss: str, task: BlockTask) -> None:
     """Raises BadInput where a task does not bring what a loss needs."""
     if loss == "importance" and task.fisher is None:
         raise BadInput("loss = importance needs the gradient of the model's loss, which this run has not collected")
+    if loss == "kl" and task.view.family.modality is Modality.IMAGE:
+        raise BadInput("loss = kl compares what every position predicts, and an image classifier predicts at one token alone, which would leave the "
+                       "patches to chance; use normalized, block or importance")
     if loss == "kl" and task.finish is None:
         raise BadInput("loss = kl needs the end of the model (BlockTask.finish), which this task does not bring")
 

@@ -34,6 +34,7 @@ from rotviz.reports.run_figures import (
 )
 from rotviz.reports.runs import (
     apart_from_rotation,
+    classifies,
     dig,
     duration,
     measure_of,
@@ -240,7 +241,7 @@ def report_of(runs: Sequence[str], store: Store | None = None) -> Report:
 
     Raises:
         UnknownName: there is no such run.
-        BadInput: none or too many, one twice, or one that is not finished.
+        BadInput: none or too many, one twice, one that is not finished, or one of a vision model.
     """
     store = store or Store()
     records = list({r.run_id: r for r in (store.get(run) for run in runs)}.values())
@@ -249,6 +250,9 @@ def report_of(runs: Sequence[str], store: Store | None = None) -> Report:
     waiting = [r.run_id for r in records if r.status is not Status.DONE]
     if waiting:
         raise BadInput(f"{', '.join(waiting)} {'is' if len(waiting) == 1 else 'are'} not finished: a report is of finished runs")
+    vision = [r.run_id for r in records if classifies(r)]
+    if vision:
+        raise BadInput(f"a report tells of perplexity, and {', '.join(vision)} measured images; rotviz export gives a vision run's numbers as files")
     wanted = {apart_from_rotation(r) for r in records if dig(r.result, "learning")}
     ids = {r.run_id for r in records}
     peers = [r for model in dict.fromkeys(r.model for r in records) for r in store.list(status=Status.DONE, model=model, limit=1000)

@@ -1,6 +1,7 @@
 """Figures of runs: of several that share a measure, of one, and of one against another. Records or results in, a Drawing out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,14 +9,15 @@ import pandas as pd
 
 from rotviz.plots.compare_errors import draw_compare_errors
 from rotviz.plots.divergence_bars import draw_divergence_bars
-from rotviz.plots.drawing import Drawing
+from rotviz.plots.drawing import Drawing, nothing
 from rotviz.plots.error_by_block import RELATIVE_MSE, SQNR_DB, draw_error_by_block
 from rotviz.plots.frame import Range, shared_range
 from rotviz.plots.learning_curve import draw_learning_curve
 from rotviz.plots.pareto import draw_pareto
 from rotviz.plots.perplexity_bars import draw_perplexity_bars
 from rotviz.plots.progress_by_block import draw_progress_by_block
-from rotviz.reports.runs import dig, names_of, result_of
+from rotviz.plots.words import count
+from rotviz.reports.runs import classifies, dig, names_of, result_of
 from rotviz.store.runs import RunRecord, Store
 from rotviz.types import FLOAT_BITS, SITE_WORDS, Site
 
@@ -41,21 +43,34 @@ def perplexity_figure(records: Sequence[RunRecord]) -> Drawing:
                                 methods=_methods(shown))
 
 
+def agreement_figure(records: Sequence[RunRecord]) -> Drawing:
+    """Of image classifiers: the share of images that a run puts into another class than the float model, in percent."""
+    shown, names = _drawn(records)
+    values, stderrs = (100 * _numbers(shown, "classification", "agreement", what) for what in ("value", "stderr"))
+    if not (values < 100).any():
+        return nothing("agreement", f"{count(len(shown), 'run')}: every image is in the class that the float model puts it into")
+    drawing = draw_perplexity_bars(names, 100 - values, stderrs, methods=_methods(shown), log=False, what="images in another class, %")
+    return replace(drawing, name="agreement")
+
+
 def divergence_figure(records: Sequence[RunRecord]) -> Drawing:
-    """KL divergence from the float model and agreement on the top token."""
+    """KL divergence from the float model and agreement on the top token, of image classifiers on the class."""
     shown, names = _drawn(records)
     kl = _numbers(shown, "divergence", "kl_nats")
     apart = kl[np.isfinite(kl) & (kl > 0)]
     log = bool(apart.size and apart.max() / apart.min() > LOG_FROM)
     room = None if log or not apart.size else (0.0, 2.8 * float(apart.max()))  # for the words at a bar's end, in a narrow column too
+    words = {"per": "image", "top": "class"} if any(classifies(r) for r in shown) else {}
     return draw_divergence_bars(names, kl, _numbers(shown, "divergence", "same_top"), methods=_methods(shown),
-                                log=log, x_range=room)
+                                log=log, x_range=room, **words)
 
 
 def pareto_figure(records: Sequence[RunRecord], cost: str, quality: str = "perplexity", methods: Sequence[str] | None = None) -> Drawing:
     """Perplexity or divergence (one of QUALITIES) against a cost, one of COSTS; `methods` for the colours, None = the rotations'."""
     names = names_of(records)
     words, path = QUALITIES[quality]
+    if any(classifies(r) for r in records):  # of image classifiers the divergence, whatever is asked for
+        quality, words, path = "divergence", "KL, nats an image", ("divergence", "kl_nats")
     reference = dig(records[0].result, "perplexity", "reference", "value") if records and quality == "perplexity" else None
     return draw_pareto([names[r.run_id] for r in records], np.array([_cost(r, cost) for r in records], dtype=float),
                        _numbers(records, *path), stderrs=_numbers(records, *path[:-1], "stderr"), methods=methods or _methods(records),
@@ -156,7 +171,11 @@ def _methods(records: Sequence[RunRecord]) -> list[str]:
 
 def _drawn(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     """The runs of a bar chart, best first, and their names."""
-    order = sorted(records, key=lambda r: dig(r.result, "perplexity", "quantized", "value") or np.inf)[:DRAWN]
+    def cost(record: RunRecord) -> float:
+        value = dig(record.result, *(("divergence", "kl_nats") if classifies(record) else ("perplexity", "quantized", "value")))
+        return np.inf if value is None else value
+
+    order = sorted(records, key=cost)[:DRAWN]
     names = names_of(order)
     return order, [names[r.run_id] for r in order]
 

@@ -1,6 +1,7 @@
 """What is known about stored runs: what makes them comparable, their names, their numbers as tables, how their recipes differ.
 
-Perplexities may be compared only where the protocol, the text and the float model are the same: `Measure` holds these.
+Perplexities may be compared only where the protocol, the text and the float model are the same: `Measure` holds these. Of a model that reads images
+the same holds for top-1 agreement and accuracy.
 """
 
 import json
@@ -25,9 +26,10 @@ from rotviz.types import FLOAT_BITS, Slot
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What two runs must share for their perplexities to be comparable.
+    """What two runs must share for their perplexities (or agreements) to be comparable.
 
-    protocol: corpus, cut and count in words; text: the path where the text is a file, else ""; model and dtype: the float model.
+    protocol: corpus, cut and count in words; text: the path where the text is a file or the images are a folder, else ""; model and dtype: the
+    float model.
     """
 
     protocol: str
@@ -40,9 +42,14 @@ def measure_of(record: RunRecord) -> Measure | None:
     """The measure of a finished run; None for any other."""
     if record.status is not Status.DONE or record.result is None:
         return None
-    source = str(record.recipe.get("text", {}).get("evaluation", ""))
+    source = str(Recipe.from_dict(record.recipe).images.evaluation if classifies(record) else dig(record.recipe, "text", "evaluation") or "")
     text = source if "/" in source or "\\" in source or source.endswith((".txt", ".md")) else ""
-    return Measure(dig(record.result, "perplexity", "quantized", "protocol") or "", text, record.model, record.recipe.get("dtype", ""))
+    return Measure(_protocol(record) or "", text, record.model, record.recipe.get("dtype", ""))
+
+
+def classifies(record: RunRecord) -> bool:
+    """Whether a finished run measured an image classifier."""
+    return dig(record.result, "classification") is not None
 
 
 def by_measure(records: Sequence[RunRecord]) -> dict[Measure, list[RunRecord]]:
@@ -59,13 +66,22 @@ def measure_labels(groups: Mapping[Measure, Sequence[RunRecord]]) -> list[str]:
     """A short label for each group, in order: text and windows, with model, dtype and a number only where labels would be the same."""
     labels: list[str] = []
     for measure, records in groups.items():
-        text = records[0].recipe["text"]
-        source = text["evaluation"].rpartition("/")[2] if measure.text else text["evaluation"]
-        label = f"{source}, {text['windows'] or 'all'} × {text['length']} tokens"
+        label = _images_label(records[0], measure) if classifies(records[0]) else _text_label(records[0], measure)
         label += "" if measure.dtype == "float32" else f", {measure.dtype}"
         same = sum(known == label or known.startswith(f"{label} (") for known in labels)
         labels.append(f"{label} ({same + 1})" if same else label)
     return labels
+
+
+def _text_label(record: RunRecord, measure: Measure) -> str:
+    text = record.recipe["text"]
+    source = text["evaluation"].rpartition("/")[2] if measure.text else text["evaluation"]
+    return f"{source}, {text['windows'] or 'all'} × {text['length']} tokens"
+
+
+def _images_label(record: RunRecord, measure: Measure) -> str:
+    source = Recipe.from_dict(record.recipe).images.evaluation
+    return f"{Path(source).name if measure.text else source}, {dig(record.result, 'classification', 'images')} images"
 
 
 def apart_from_rotation(record: RunRecord) -> str:
@@ -109,8 +125,12 @@ def _result(home: str, run_id: str, finished: str) -> dict[str, Any]:
 
 
 def table(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """A row for each run with its main numbers; blank where there are none."""
-    return pd.DataFrame([_row(r) for r in records], columns=list(_COLUMNS))
+    """A row for each run with its main numbers; blank where there are none. Columns that are for texts or for images alone are there where a run
+    has any of them (for texts also where no run has a result)."""
+    images = any(classifies(r) for r in records)
+    text = not images or any(dig(r.result, "perplexity") for r in records)
+    columns = [c for c in _COLUMNS if (text or c not in _TEXT_ONLY) and (images or c not in _IMAGES_ONLY)]
+    return pd.DataFrame([_row(r) for r in records], columns=columns)
 
 
 def side_by_side(records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -174,8 +194,10 @@ def plain_value(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-_COLUMNS = ("status", "recipe", "perplexity", "± ppl", "ratio", "± ratio", "KL", "same top", "seconds", "peak MB", "model", "seed",
-            "tokens", "protocol", "run", "created")
+_COLUMNS = ("status", "recipe", "perplexity", "± ppl", "ratio", "± ratio", "KL", "same top", "accuracy", "± acc", "float accuracy", "seconds",
+            "peak MB", "model", "seed", "tokens", "images", "protocol", "run", "created")
+_TEXT_ONLY = ("perplexity", "± ppl", "ratio", "± ratio", "tokens")
+_IMAGES_ONLY = ("accuracy", "± acc", "float accuracy", "images")
 
 
 def _row(record: RunRecord) -> dict[str, Any]:
@@ -187,9 +209,16 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "± ratio": dig(result, "perplexity", "ratio", "stderr"), "KL": dig(result, "divergence", "kl_nats"),
         "same top": dig(result, "divergence", "same_top"), "seconds": sum(stages.values()) if stages else None,
         "peak MB": result.get("peak_memory_mb"), "model": record.model, "seed": record.recipe.get("seed"),
-        "tokens": dig(result, "perplexity", "quantized", "tokens"), "protocol": dig(result, "perplexity", "quantized", "protocol"),
+        "tokens": dig(result, "perplexity", "quantized", "tokens"), "protocol": _protocol(record),
+        "accuracy": dig(result, "classification", "accuracy", "quantized", "value"), "images": dig(result, "classification", "images"),
+        "± acc": dig(result, "classification", "accuracy", "quantized", "stderr"),
+        "float accuracy": dig(result, "classification", "accuracy", "reference", "value"),
         "run": record.run_id, "created": datetime.fromisoformat(record.created).astimezone().replace(tzinfo=None),
     }
+
+
+def _protocol(record: RunRecord) -> str | None:
+    return dig(record.result, "perplexity", "quantized", "protocol") or dig(record.result, "classification", "protocol")
 
 
 def _name_parts(record: RunRecord) -> tuple[str, str, str, str]:

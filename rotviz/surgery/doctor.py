@@ -6,12 +6,13 @@ cost in multiply-adds a token. The proof that the logits stay (proof.py) follows
 
 from dataclasses import dataclass
 
+from rotviz.models.families.vit import image_shape
 from rotviz.models.family import BlockView, Family, NormKind
 from rotviz.models.walk import BlockSource
 from rotviz.numerics.hadamard import hadamard_base
 from rotviz.surgery.plan import Sizes, sizes_of
 from rotviz.surgery.steps import linearize_experts
-from rotviz.types import Role, Slot
+from rotviz.types import Modality, Role, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +69,36 @@ def _has_experts(source: BlockSource) -> bool:
 
 def _facts(source: BlockSource, views: list[BlockView], sizes: Sizes) -> tuple[tuple[str, str], ...]:
     family, heads, model = source.family, views[0].heads, source.ends.model
-    tied = model.get_submodule(family.head).weight.data_ptr() == model.get_submodule(family.embeddings[0]).weight.data_ptr()
+    heads_tied = {head.module.weight.data_ptr() for head in family.readouts(model)}
+    tied = family.entrances(model)[0].parameter.data_ptr() in heads_tied
     biased = [role.value for role in (Role.Q, Role.K, Role.V, Role.O) if views[0].linear(role).bias is not None]
     experts = [sum(mlp.routed for mlp in view.mlps) for view in views]
+    reading = _reading(source) if family.modality is Modality.IMAGE else ()
     return (
+        *reading,
         ("blocks", str(sizes.blocks)),
         ("width", str(sizes.width)),
         ("heads", f"{heads.query} query on {heads.kv} key-value, {heads.width} wide"
                   + ("" if heads.query * heads.width == sizes.width else f" (together {heads.query * heads.width}, not the model's width)")),
         ("MLP width", ", ".join(map(str, sizes.down_widths))),
         ("norm", _NORM_WORDS[family.norm] + (", also after each sublayer" if family.post_attn_norm else "")),
-        ("embeddings", "tied to the head: untied first" if tied else "not tied"),
+        ("embeddings", "tied to the head: untied first" if tied else "patches, tokens and positions" if reading else "not tied"),
         ("biases", ", ".join(biased) or "none"),
         ("query and key norms", "yes, before RoPE" if hasattr(views[0].attention, "q_norm") else "none"),
         ("experts", f"{max(experts)} a block" if max(experts) else "none"),
+    )
+
+
+def _reading(source: BlockSource) -> tuple[tuple[str, str], ...]:
+    """What is particular to a model that reads images."""
+    config, model = source.ends.model.config, source.ends.model
+    height, width = image_shape(config)
+    filters, _, places, *_ = source.family.entrances(model)
+    rows, columns = filters.parameter.shape[-2:]
+    return (
+        ("reads", f"images of {config.num_channels} x {height} x {width} in patches of {rows} x {columns}: {places.parameter.shape[1]} positions"),
+        ("attention", "both ways, no cache: kv rounds keys and values"),
+        ("classes", str(config.num_labels)),
     )
 
 

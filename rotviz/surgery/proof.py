@@ -103,8 +103,7 @@ def _ends_after_each(reference: Ends, steps: list[Step]) -> list[Ends]:
 
 
 def _cast_ends(ends: Ends, dtype: torch.dtype) -> Ends:
-    tables = ends.model.get_submodule(ends.family.embeddings[0])
-    if tables.weight.dtype == dtype:
+    if ends.family.entrances(ends.model)[0].parameter.dtype == dtype:
         return ends
     owned = own_ends(ends)
     blocks = owned.model.get_submodule(ends.family.blocks)

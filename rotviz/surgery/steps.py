@@ -2,7 +2,7 @@
 
     untie    the head gets its own copy of the embeddings
     experts  3-D expert tensors become linear layers
-    center   OPT only: every writer to the residual stream loses its mean, so that LayerNorm = RMSNorm
+    center   LayerNorm models (OPT, ViT): every writer to the residual stream loses its mean, so that LayerNorm = RMSNorm
     fold     W <- W diag(gain), b <- b + W beta; norms become x / rms(x)
     R1       E <- E R1; readers W <- W R1; writers W <- R1^T W, b <- b R1; head W <- W R1
     R2       value rows of head h: W <- R2^T W, b <- b R2; output columns of its query heads: W <- W R2
@@ -100,10 +100,10 @@ def own_ends(ends: Ends) -> Ends:
 
 def untie(ends: Ends) -> None:
     """Clone the head's weight where it shares storage with the embeddings: folding into one would corrupt the other."""
-    head = ends.model.get_submodule(ends.family.head)
-    tables = [ends.model.get_submodule(path).weight for path in ends.family.embeddings]
-    if any(head.weight.data_ptr() == table.data_ptr() for table in tables):
-        head.weight = nn.Parameter(head.weight.data.clone(), requires_grad=False)
+    tables = [entrance.parameter for entrance in ends.family.entrances(ends.model)]
+    for head in ends.family.readouts(ends.model):
+        if any(head.module.weight.data_ptr() == table.data_ptr() for table in tables):
+            head.module.weight = nn.Parameter(head.module.weight.data.clone(), requires_grad=False)
 
 
 def linearize_experts(view: BlockView) -> None:
@@ -123,10 +123,9 @@ def center_block(view: BlockView) -> None:
 
 
 def center_ends(ends: Ends) -> None:
-    """Take the mean out of every embedding row."""
-    for path in ends.family.embeddings:
-        table = ends.model.get_submodule(path)
-        table.weight.data = _centered(table.weight.data.double(), axis=1).to(table.weight.dtype)
+    """Take the mean out of every embedding row (and of a vision model's patch filters, tokens and positions)."""
+    for entrance in ends.family.entrances(ends.model):
+        entrance.set_rows(_centered(entrance.rows, axis=-1))
 
 
 def fold_block(view: BlockView, centered: bool = True) -> None:
@@ -146,7 +145,7 @@ def fold_block(view: BlockView, centered: bool = True) -> None:
 def fold_ends(ends: Ends) -> None:
     """Fold the final norm into the head."""
     norm = ends.model.get_submodule(ends.family.final_norm)
-    _fold(norm, ends.family.norm, [LinearSlice(ends.model.get_submodule(ends.family.head))])
+    _fold(norm, ends.family.norm, ends.family.readouts(ends.model))
     ends.model.set_submodule(ends.family.final_norm, UnitRMSNorm(norm_epsilon(norm)))
 
 
@@ -166,10 +165,10 @@ def rotate_residual(view: BlockView, rotation: Rotation) -> None:
 
 def rotate_ends(ends: Ends, rotation: Rotation) -> None:
     """R1 on embeddings and head."""
-    for path in ends.family.embeddings:
-        table = ends.model.get_submodule(path)
-        table.weight.data = rotation.apply(table.weight.data.double()).to(table.weight.dtype)
-    _turn_input(LinearSlice(ends.model.get_submodule(ends.family.head)), rotation)
+    for entrance in ends.family.entrances(ends.model):
+        entrance.set_rows(rotation.apply(entrance.rows))
+    for head in ends.family.readouts(ends.model):
+        _turn_input(head, rotation)
 
 
 def rotate_values(view: BlockView, rotations: tuple[Rotation, ...]) -> None:

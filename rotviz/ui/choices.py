@@ -15,6 +15,7 @@ from rotviz.capture.capture import Capture
 from rotviz.capture.inspect import Look
 from rotviz.errors import BadInput
 from rotviz.home import home, write_atomically
+from rotviz.models.loading import require_text
 from rotviz.texts import text_from_bytes
 from rotviz.types import SITE_WORDS, Site
 from rotviz.ui.cache import captured, model_names
@@ -95,6 +96,7 @@ def _drawn(looks: bool) -> Any:
 
 def _look() -> Look:
     model = _model()
+    require_text(model, "this page")
     text = st.selectbox("Text", list(TEXTS), key="t", bind="query-params",
                         help="; ".join(f"{name}: {words}" for name, words in TEXTS.items()))
     prompt = source = None

@@ -40,7 +40,7 @@ CLIP_WORDS = ("none", "mse")
 TEXTS = {"pydoc": "Python documentation (embedded)", "wikitext2:test": "WikiText-2, test", "wikitext2:validation": "WikiText-2, validation",
          "c4:validation": "C4, validation", "file": "a text file"}
 SECTIONS = {"rotation": "Rotation", "scaling": "Scaling", "weights": "Weights", "allocation": "Mixed precision", "activations": "Activations",
-            "kv": "KV cache", "text": "Text", "": "Run"}
+            "kv": "KV cache", "text": "Text", "images": "Images", "": "Run"}
 METHODS = {"rotation": ROTATIONS, "weights": QUANTIZERS, "allocation": ALLOCATIONS}
 OFF = ("rotation", "scaling", "weights", "allocation")
 """Sections that the method none switches off: their other keys then determine nothing and are not shown."""

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rotviz.models.loading import modality_of
 from rotviz.pipeline.recipe import Recipe
-from rotviz.reports.runs import dig, duration
+from rotviz.reports.runs import classifies, dig, duration
 from rotviz.rotations import ROTATIONS, learns
 from rotviz.store.runs import RunRecord, Status, Store
-from rotviz.types import FLOAT_BITS
+from rotviz.types import FLOAT_BITS, Modality
 
 TEXT_STAGES = ("walk", "score", "ablate", "checkpoint")
 
@@ -61,15 +62,23 @@ def estimate(recipes: Sequence[Recipe]) -> str:
         kind = repr(_kind(recipe.to_dict()))
         if kind not in paces:
             paces[kind] = pace(recipe)
-        if paces[kind] is None or not recipe.text.windows:
+        fed = _wanted(recipe)
+        if paces[kind] is None or not fed:
             unknown += 1
             continue
-        ends = paces[kind].seconds(recipe.text.windows * recipe.text.length)
+        ends = paces[kind].seconds(fed)
         low, high = low + ends[0], high + ends[1]
     if unknown == len(recipes):
         return "time not measured yet on this machine"
     about = f"about {duration(high)}" if high < 1.1 * low + 1 else f"{duration(low)} to {duration(high)}"
     return f"{about}{f' and {unknown} of a kind not measured yet' if unknown else ''}"
+
+
+def _wanted(recipe: Recipe) -> int:
+    """Tokens, or images, that a recipe will feed; 0 = all that there are, which is not known before."""
+    if modality_of(recipe.model) is Modality.IMAGE:
+        return recipe.images.count
+    return recipe.text.windows * recipe.text.length
 
 
 def _kind(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -94,6 +103,8 @@ def _reused(record: RunRecord) -> bool:
 
 
 def _tokens_fed(record: RunRecord) -> int:
-    """Tokens that went through the model: one in each window is fed and not scored."""
+    """Tokens that went through the model: one in each window is fed and not scored. Of a classifier the images."""
+    if classifies(record):
+        return int(dig(record.result, "classification", "images"))
     scored, length = dig(record.result, "perplexity", "quantized", "tokens"), dig(record.recipe, "text", "length")
     return round(scored * length / (length - 1)) if scored and length and length > 1 else 0

@@ -12,7 +12,7 @@ from rotviz.errors import UnknownName
 from rotviz.pipeline.checkpoint import FILE as CHECKPOINT_FILE
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.repeat import flat
-from rotviz.reports.runs import dig, plain_value, short_id
+from rotviz.reports.runs import classifies, dig, plain_value, short_id
 from rotviz.store.runs import RunRecord, Status, Store, StoredEvent
 
 LISTED = 1000
@@ -52,7 +52,12 @@ def matching(records: Sequence[RunRecord], words: str = "", models: Sequence[str
 
 
 def reference_words(records: Sequence[RunRecord]) -> str:
-    """The float model's perplexity; a warning in its place where runs disagree on it, for then something else changed."""
+    """The float model's perplexity (or accuracy); a warning in its place where runs disagree on it, for then something else changed."""
+    if any(classifies(r) for r in records):
+        known = {v for v in (dig(r.result, "classification", "accuracy", "reference", "value") for r in records) if v is not None}
+        if len(known) == 1:
+            return f"Float model: accuracy {known.pop():.2%}."
+        return ":orange[The float model's accuracy itself differs between these runs.]" if known else "Accuracy is not known: no labels."
     found = [v for v in (dig(r.result, "perplexity", "reference", "value") for r in records) if v is not None]
     if not found:
         return "The float model's perplexity is no number."
@@ -70,9 +75,12 @@ def column_config() -> dict[str, Any]:
         "± ppl": number(format="%.2g", help="standard error of the perplexity over windows; unknown with one window"),
         "ratio": number(format="%.4f", help="perplexity over the float model's on the same windows"),
         "± ratio": number(format="%.2g", help="standard error, paired by window"),
-        "KL": number(format="%.4g", help="mean KL divergence from the float model, nats a token"),
+        "KL": number(format="%.4g", help="mean KL divergence from the float model, nats a token (of a classifier: an image)"),
         "same top": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1,
-                                                    help="positions where both models put the same token first"),
+                                                    help="positions where both models put the same token first (of a classifier: top-1 agreement)"),
+        "accuracy": number(format="percent", help="share of images in the class of their label, after quantization"),
+        "± acc": number(format="percent", help="standard error of the accuracy"), "float accuracy": number(format="percent"),
+        "images": number(format="%d", help="images that were classified"),
         "seconds": number(format="%.0f"), "peak MB": number(format="%.0f"), "tokens": number(format="%d", help="scored tokens"),
         "created": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm"),
         "run": st.column_config.TextColumn(width="small"), "recipe": st.column_config.TextColumn(width="medium"),
