@@ -27,6 +27,7 @@ from rotviz.pipeline.recipe import Recipe
 from rotviz.plots.memory_by_part import draw_memory_by_part
 from rotviz.plots.roofline import draw_roofline
 from rotviz.plots.words import number
+from rotviz.reports.runs import classifies
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import SLOT_WORDS, Granularity, QuantSpec, Slot
 from rotviz.ui.choices import framed
@@ -126,7 +127,7 @@ def _rotations(shape: Shape, context: int) -> None:
 def _deployed() -> None:
     """A stored run in bits: what it weighs, or how to make it."""
     st.subheader("A run in bits")
-    runs = {record.run_id: record for record in Store().list(Status.DONE, limit=LISTED)}
+    runs = {record.run_id: record for record in Store().list(Status.DONE, limit=LISTED) if not classifies(record)}
     if not runs:
         st.info("No run has been finished here. One is put in line on the page Evaluate; then it can be packed.", icon=":material/inventory_2:")
         return

@@ -23,7 +23,7 @@ from rotviz.errors import BadInput
 from rotviz.kernels.packed import BYTE, NIBBLE, Packed, check_spec, pack
 from rotviz.models.attention import set_edit
 from rotviz.models.family import Family, block_views
-from rotviz.models.loading import LoadedModel
+from rotviz.models.loading import LoadedModel, require_text
 from rotviz.numerics.recover import recover
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.whole import Assembled, QuantizedBlock, assembled
@@ -81,6 +81,7 @@ def deploy(recipe: Recipe, loaded: LoadedModel | None = None, *, dtype: str = ""
     Raises:
         BadInput: the recipe cannot be packed (see shelf.refusal), or its device or model is not there.
     """
+    require_text(recipe.model, "a deployed model")
     obstacle = refusal(recipe)
     if obstacle:
         raise BadInput(obstacle)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from rotviz.device import describe, resolve_device, wait_for
 from rotviz.errors import BadInput
-from rotviz.models.loading import LoadedModel, load
+from rotviz.models.loading import LoadedModel, load, require_text
 from rotviz.pipeline.recipe import Recipe, with_changes
 from rotviz.pipeline.result import environment
 from rotviz.pipeline.run import finish, run
@@ -57,6 +57,7 @@ def measure(model: str, text: str, *, windows: int, length: int, rounds: int, de
     """
     if min(windows, rounds) < 1:
         raise BadInput(f"windows = {windows}, rounds = {rounds}: each is at least 1")
+    require_text(model, "this benchmark")
     recipe = float_recipe(model, text, windows, length, device, dtype)
     place = resolve_device(device)
     loaded = load(model, getattr(torch, dtype))

@@ -72,6 +72,8 @@ def test_what_needs_a_text_is_refused(capsys):
     status, out, err = call(capsys, "inspect", "--model", "tiny-vit")
     assert status == 2 and not out and err.startswith("rotviz: tiny-vit reads images") and err.count("\n") == 1
     run_id = asked(capsys, "run", *SMALL)["run_id"]
+    status, _, err = call(capsys, "deploy", run_id, "--to", "kept-model")
+    assert status == 2 and "reads images" in err
     for command in (["report", run_id, "--to", "kept.html"], ["figure", "pareto", "--run", run_id, "--to", "kept"]):
         status, _, err = call(capsys, *command)
         assert status == 2 and "images" in err, err
