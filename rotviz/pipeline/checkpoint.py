@@ -73,6 +73,8 @@ def load_state(folder: Path, fingerprint: str) -> WalkState | None:
             header = file.metadata()
             if header.get("fingerprint") != fingerprint:
                 return None
-            return WalkState(**{name: file.get_tensor(name) for name in file.keys()}, **json.loads(header["state"]))  # noqa: SIM118 - not a dict
+            # cloned: a mapped file is not aligned as torch aligns, and products of numbers that lie elsewhere may differ in the last bit
+            streams = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+            return WalkState(**streams, **json.loads(header["state"]))
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
         return None

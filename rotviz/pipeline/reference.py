@@ -48,7 +48,7 @@ def kept_reference(path: Path) -> Reference | None:
     """A reference that was kept, or None: not there, or not readable."""
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
         path.touch()
         return Reference(found["hidden"], found.get("massive"))
     except (SafetensorError, OSError, KeyError):
