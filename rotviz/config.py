@@ -33,6 +33,7 @@ def setting(
     choices: tuple[Any, ...] | None = None,
     choices_from: Any = None,
     label: str | None = None,
+    added: bool = False,
 ) -> Any:
     """A dataclass field that knows its help text and its limits.
 
@@ -43,9 +44,11 @@ def setting(
         choices: the values that are allowed.
         choices_from: a registry (any mapping) whose keys are allowed, read when needed.
         label: the words a form shows; None = the field's name.
+        added: the field came after recipes had been kept without it: it is written only where it differs from its default, so that their
+            fingerprints stay.
     """
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices,
-                "choices_from": choices_from, "label": label}
+                "choices_from": choices_from, "label": label, "added": added}
     if isinstance(default, (list, dict)):
         raise TypeError("a setting's default is immutable: use a tuple")
     return dataclasses.field(default=default, metadata=metadata)
@@ -116,10 +119,12 @@ def checked(setting: Setting, value: Any, where: str) -> Any:
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
-    """A configuration as plain values (tables as dicts, tuples as lists), in field order."""
+    """A configuration as plain values (tables as dicts, tuples as lists), in field order; without `added` settings at their defaults."""
     result: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if field.metadata.get("added") and value == field.default:
+            continue
         if dataclasses.is_dataclass(value):
             value = to_mapping(value)
         result[field.name] = list(value) if isinstance(value, tuple) else value

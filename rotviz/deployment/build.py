@@ -2,7 +2,8 @@
 
 The blocks are those of a run (rotviz.pipeline.whole): rotated, quantized. The codes of every weight are read back from its fake-quantized numbers
 and proved to give them again, bit for bit (rotviz.numerics.recover), whichever method made them; then each linear is replaced by a packed one.
-Mixed precision packs each linear with the bits it got; where the output channels of one differ, in the largest of them.
+Mixed precision packs each linear with the bits it got; where the output channels of one differ, in the largest of them. A linear that got 16 bits
+stays in float. What enters a linear that is kept at more bits is rounded to those bits, apart from what its neighbours read.
 
 Embedding, output head, norms and routers stay in float. R1 and R2 are in the weights, R3 is carried out by the KV cache, R4 by the down projections'
 inputs.
@@ -30,7 +31,7 @@ from rotviz.pipeline.whole import Assembled, QuantizedBlock, assembled
 from rotviz.quantizers import Progress
 from rotviz.quantizers.block import linear_paths
 from rotviz.surgery.plan import RotationPlan
-from rotviz.types import SITE_OF_ROLE, QuantSpec, Role
+from rotviz.types import FLOAT_BITS, SITE_OF_ROLE, QuantSpec, Role
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,8 +108,9 @@ def packed_block(quantized: QuantizedBlock, recipe: Recipe, plan: RotationPlan) 
     sources: dict[tuple, LinearInput] = {}
     for path, (module, roles) in linear_paths(view).items():
         rotation = plan.r4.get(module.weight.shape[1]) if roles[0] is Role.DOWN else None
-        key = SITE_OF_ROLE[roles[0]], module.weight.shape[1]
-        source = sources.setdefault(key, LinearInput(activations, rotation))
+        entering = replace(activations, bits=quantized.input_bits.get(path, activations.bits))
+        key = SITE_OF_ROLE[roles[0]], module.weight.shape[1], entering.bits
+        source = sources.setdefault(key, LinearInput(entering, rotation))
         try:
             view.set_module(path, _replaced(module, weights, quantized.bits.get(path), source))
         except BadInput as error:
@@ -189,6 +191,6 @@ class _GeneratesPacked:
 def _replaced(module: nn.Linear, weights: QuantSpec, bits: "int | Tensor | None", source: LinearInput) -> nn.Module:
     if source.spec.quantizes:
         check_spec(source.spec, module.weight.shape[1])
-    if not weights.quantizes:
+    if not weights.quantizes or (isinstance(bits, int) and bits >= FLOAT_BITS):
         return RoundedLinear(module, source) if source.acts else module
     return PackedLinear(packed_weight(module.weight.data, weights, bits), None if module.bias is None else module.bias.data, source)

@@ -62,7 +62,7 @@ class LearnedRounding:
     levels: float = setting(1.5, "how far a weight may move with freedom = wide, in levels", minimum=0.5, maximum=16)
     loss: str = setting("normalized", "what is kept: each layer's output; the block's, as it is, relative to each token's energy, in direction, or "
                         "weighted by importance; or the predictions that the model's end reads from it", choices=LOSSES)
-    kl_tokens: int = setting(32, "tokens of each window whose predictions loss = kl compares; 0 = all", minimum=0)
+    kl_tokens: int = setting(32, "tokens of each window whose predictions loss = kl compares; 0 = all", minimum=0, added=True)
     target: str = setting("float", "what the float block is fed for the target: what the float model produces, or the same as the quantized block",
                           choices=("float", "same"))
     optimizer: str = setting("sign", "direction of a step: the gradient's sign, the scaled gradient, or Adam's", choices=OPTIMIZERS)
@@ -70,14 +70,15 @@ class LearnedRounding:
                             choices=("codes", "weights"))
     iterations: int = setting(200, "steps on each block", minimum=1)
     rate: float = setting(0.0, "learning rate in codes a step; 0 = 1 / iterations (wide and latent 3 /, up_down 24 / iterations)", minimum=0)
-    range_rate: float = setting(0.0, "learning rate of ranges and exponents; 0 = 1 / iterations", minimum=0)
+    range_rate: float = setting(0.0, "learning rate of ranges and exponents; 0 = 1 / iterations", minimum=0, added=True)
     batch: int = setting(8, "windows in a step", minimum=1)
     learn_range: bool = setting(True, "learn each row's or group's range as well")
     learn_exponent: bool = setting(True, "learn the exponent of a power grid as well")
     share: float = setting(1.0, "share of the weights whose rounding is learned", minimum=0, maximum=1)
     selection: str = setting("channels", "which weights these are: output channels at random, weights at random, or those nearest to the middle "
-                             "between two levels", choices=SELECTIONS)
-    augment: float = setting(0.0, "noise on what a block reads in each step: every number times 1 + this times a normal number", minimum=0, maximum=1)
+                             "between two levels", choices=SELECTIONS, added=True)
+    augment: float = setting(0.0, "noise on what a block reads in each step: every number times 1 + this times a normal number", minimum=0, maximum=1,
+                             added=True)
     penalty: float = setting(100.0, "weight of AdaRound's penalty, for freedom = up_down", minimum=0)
     keep_best: bool = setting(True, "keep the best state, not the last")
 

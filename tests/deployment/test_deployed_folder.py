@@ -55,7 +55,8 @@ def test_it_comes_back_as_it_was(name, base, tmp_path):
 
 @pytest.mark.parametrize("changes", [
     (("rotation.method", "orthogonal"),), (("weights.method", "none"),), (("rotation.method", "none"), ("kv.bits", 16)),
-    (("scaling.method", "smoothquant"),), (("weights.group", 16), ("model", "tiny-llama-tied"), ("rotation.slots", ["R4"]))], ids=str)
+    (("scaling.method", "smoothquant"),), (("allocation.method", "listed"), ("allocation.listed.keep", ["1.q", "0.down=16"])),
+    (("weights.group", 16), ("model", "tiny-llama-tied"), ("rotation.slots", ["R4"]))], ids=str)
 def test_other_recipes_come_back(changes, base, tmp_path):
     deployed = deploy(Recipe.from_dict(with_changes(base, changes)), dtype="bfloat16")
     save(deployed, tmp_path / "out")

@@ -91,6 +91,18 @@ def test_other_recipes(changes):
     assert agree(recipe("tiny-llama", "W4A4KV4", *changes))
 
 
+def test_what_is_kept_by_name_keeps_its_inputs_too():
+    made = recipe("tiny-llama", "W4A4KV4", ("allocation.method", "listed"), ("allocation.listed.keep", ["1.q", "0.down=16", "1.o=6"]))
+    found = {name: m for name, m in deploy(made).model.named_modules() if isinstance(m, (PackedLinear, RoundedLinear))}
+    bits = {name.removeprefix("model.layers."): (getattr(m, "spec", None) and m.spec.bits, m.source.spec.bits) for name, m in found.items()}
+    assert bits["1.self_attn.q_proj"] == (8, 8) and bits["1.self_attn.o_proj"] == (8, 6)  # 6 bits lie in a byte
+    assert bits["1.self_attn.k_proj"] == bits["0.self_attn.q_proj"] == (4, 4)
+    assert bits["0.mlp.down_proj"] == (None, 16)
+    wanted, got = both(made, tokens())
+    plain = finish(quantized_model(recipe()))(tokens(), use_cache=False).logits
+    assert away(wanted, got).mean() < 0.1 * away(wanted, plain).mean()
+
+
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma3", "tiny-opt", "tiny-qwen2-moe"])
 def test_greedy_tokens_are_the_same(name):
     made, ids = recipe(name, "W4A16KV4"), tokens(40, batch=2)

@@ -50,6 +50,17 @@ def test_every_key_changes_the_fingerprint():
         assert changed.fingerprint != base.fingerprint, key
 
 
+def test_keys_that_came_later_leave_older_fingerprints_as_they_were():
+    older = {"freedom": "signround", "levels": 1.5, "loss": "normalized", "target": "float", "optimizer": "sign", "variable": "codes",
+             "iterations": 200, "rate": 0.0, "batch": 8, "learn_range": True, "learn_exponent": True, "share": 1.0, "penalty": 100.0,
+             "keep_best": True}
+    recipe = Recipe.from_dict({"weights": {"method": "rounding"}})
+    assert recipe.to_dict()["weights"]["rounding"] == older and recipe.fingerprint == "8ff7c821a8d1"
+    for key, value in {"kl_tokens": 0, "range_rate": 0.1, "selection": "undecided", "augment": 0.5}.items():
+        changed = Recipe.from_dict(with_changes(recipe.to_dict(), [(f"weights.rounding.{key}", value)]))
+        assert changed.to_dict()["weights"]["rounding"] == older | {key: value} and Recipe.from_dict(changed.to_dict()) == changed
+
+
 def _another(setting):
     """A value that is allowed and not the default."""
     if setting.choices:
