@@ -24,9 +24,9 @@ from rotviz.reports.runs import dig
 from rotviz.store.runs import Status
 from rotviz.ui.accumulated import queue_runs
 from rotviz.ui.choices import chosen_model
-from rotviz.ui.live import live_run
-from rotviz.ui.runs import newest
-from rotviz.ui.sensitivity import calibration_of, estimated, grid_of, pick_recipe, predictions
+from rotviz.ui.live import live_run, stopped_run
+from rotviz.ui.runs import newest, stopped
+from rotviz.ui.sensitivity import calibration_of, estimated, float_loss, grid_of, pick_recipe, predictions
 from rotviz.ui.show import show
 from rotviz.ui.turns import BOUND
 
@@ -51,12 +51,11 @@ def draw() -> None:
     if found is None:
         return
     calibration = calibration_of(recipe, found)
-    loss_float = calibration.runs[0].loss_float if calibration.runs else found.loss
-    st.fragment(_dial)(recipe, found, calibration, loss_float)
+    st.fragment(_dial)(recipe, found, calibration, *float_loss(recipe, found, calibration))
     _runs(calibration)
 
 
-def _dial(recipe: Recipe, found: Preview, calibration: Calibration, loss_float: float) -> None:
+def _dial(recipe: Recipe, found: Preview, calibration: Calibration, loss_float: float, text: str) -> None:
     """The slider and everything that follows it; redrawn alone."""
     path = preview_path(recipe)
     left, right = st.columns(2, vertical_alignment="bottom")
@@ -66,7 +65,7 @@ def _dial(recipe: Recipe, found: Preview, calibration: Calibration, loss_float: 
     every = predictions(path, recipe, calibration, loss_float, STEPS, SHOWN)  # all stops at once, so that the slider only reads
     here = {name: line[STEPS.index(budget)] for name, line in every.items()}
     chosen = here[strategy]
-    _metrics(chosen, found, loss_float, calibration)
+    _metrics(chosen, loss_float, text, calibration)
     roles, grid = grid_of(chosen.bits, "module")
     show(draw_weight_map(grid, roles, what="bits", color_range=(float(found.choices[0]), float(found.choices[-1]))), "bmap",
          caption=f"Bits of each module under {strategy}: the darker, the more.")
@@ -74,13 +73,12 @@ def _dial(recipe: Recipe, found: Preview, calibration: Calibration, loss_float: 
     _queue(recipe, chosen)
 
 
-def _metrics(chosen: Prediction, found: Preview, loss_float: float, calibration: Calibration) -> None:
+def _metrics(chosen: Prediction, loss_float: float, text: str, calibration: Calibration) -> None:
     cells = st.columns(4)
     cells[0].metric("average bits", f"{chosen.average:.3g}")
     cells[1].metric("size", f"{chosen.size_mb:,.0f} MB", help="Codes, 16-bit scales, and embeddings, head and norms in 16 bits.")
-    cells[2].metric("predicted perplexity", number(chosen.perplexity), help="A prediction, not a measurement.")
-    where = "the runs' text" if calibration.runs else found.protocol
-    cells[3].metric("float model", number(float(np.exp(loss_float))), help=f"perplexity on {where}")
+    cells[2].metric("predicted perplexity", number(chosen.perplexity), help=f"A prediction, not a measurement; on {text}.")
+    cells[3].metric("float model", number(float(np.exp(loss_float))), help=f"perplexity on {text}")
     st.caption(f":material/query_stats: The perplexity is {calibration.words}.")
 
 
@@ -94,6 +92,7 @@ def _against(every: Mapping[str, Sequence[Prediction]], budget: float, here: Map
     with right:
         st.dataframe(pd.DataFrame([{"allocation": name, "average": p.average, "MB": p.size_mb, "perplexity": p.perplexity, "loss +": p.increase}
                                    for name, p in here.items()]), hide_index=True, key="btable",
+                     alt="Average bits, size and predicted perplexity of each allocation",
                      column_config={"average": st.column_config.NumberColumn(format="%.2f"), "MB": st.column_config.NumberColumn(format="%.1f"),
                                     "perplexity": st.column_config.NumberColumn(format="%.4g", help="predicted"),
                                     "loss +": st.column_config.NumberColumn(format="%.3g", help="predicted increase, nats a token")})
@@ -113,9 +112,12 @@ def _queue(recipe: Recipe, chosen: Prediction) -> None:
                   args=([wanted],))
         st.download_button("Recipe (TOML)", wanted.to_toml(), "budget.toml", "application/toml", key="btoml", on_click="ignore",
                            icon=":material/download:")
-    if run is not None and not run.over:
+    if run is None:
+        for one in stopped(recipe.model, [wanted]):
+            stopped_run(one)
+    elif not run.over:
         live_run(run.run_id)
-    elif run is not None and run.status is Status.DONE:
+    elif run.status is Status.DONE:
         st.success(f"Measured: perplexity **{number(dig(run.result, 'perplexity', 'quantized', 'value'))}** (predicted {number(chosen.perplexity)}), "
                    f"float {number(dig(run.result, 'perplexity', 'reference', 'value'))}.", icon=":material/check:")
 
@@ -128,7 +130,7 @@ def _runs(calibration: Calibration) -> None:
     with st.expander(f"Measured against predicted ({len(calibration.runs)})"):
         st.dataframe(pd.DataFrame([{"run": r.run_id[-6:], "recipe": r.title, "bits": r.bits, "loss +, predicted": calibration.factor * r.predicted,
                                     "loss +, measured": r.measured, "off by": r.factor / calibration.factor} for r in calibration.runs]),
-                     hide_index=True, key="bruns", column_config={
+                     hide_index=True, key="bruns", alt="Loss increase of stored runs, predicted and measured", column_config={
                          name: st.column_config.NumberColumn(format="%.3g") for name in ("bits", "loss +, predicted", "loss +, measured", "off by")})
 
 

@@ -41,7 +41,8 @@ def draw(figure: PaperFigure) -> None:
     downloads(figure)
     left, right = st.columns(2)
     with left.expander("Protocol"):
-        st.dataframe(pd.DataFrame(figure.protocol.items(), columns=["what", "value"]), hide_index=True, key="protocol")
+        st.dataframe(pd.DataFrame(figure.protocol.items(), columns=["what", "value"]), hide_index=True, key="protocol",
+                     alt="What the figure was made from")
     with right.expander("The script that draws it again"):
         st.code(figure.script, language="python", wrap_lines=True)
 

@@ -26,8 +26,8 @@ from rotviz.reports.runs import dig, result_of
 from rotviz.store.runs import RunRecord, Status
 from rotviz.ui.accumulated import queue_runs
 from rotviz.ui.choices import chosen_model
-from rotviz.ui.live import live_run
-from rotviz.ui.runs import newest
+from rotviz.ui.live import live_run, stopped_run
+from rotviz.ui.runs import newest, stopped
 from rotviz.ui.sensitivity import (
     ablation_cost,
     agreement,
@@ -105,6 +105,8 @@ def _measured(model: str, asked: Recipe) -> Mapping[str, Any] | None:
     if record is None:
         st.button("Measure", key="hmeasure", type="primary", icon=":material/playlist_add:", on_click=queue_runs, args=([asked],))
         st.caption(f"{cost_words(*ablation_cost(asked))}. It goes on the queue, can be cancelled and goes on where it was.")
+        for one in stopped(model, [asked]):
+            stopped_run(one)
         return None
     ablation = result_of(record)["ablation"]
     name = "gives back, nats a token" if ablation["kind"] != "only" else "costs alone, nats a token"
@@ -144,7 +146,7 @@ def _agreement(estimate: Mapping[str, Mapping[str, Any]], ablation: Mapping[str,
 
 def _ranking(ablation: Mapping[str, Any] | None, estimate: Mapping[str, Mapping[str, Any]]) -> None:
     table = ranked_table(ablation, estimate)
-    st.dataframe(table, hide_index=True, key="hranking", height=min(38 + 35 * len(table), 318),
+    st.dataframe(table, hide_index=True, key="hranking", alt="What each unit costs, the worst first", height=min(38 + 35 * len(table), 318),
                  column_config={name: st.column_config.NumberColumn(format="%.3g", help=words) for name, words in COLUMNS.items() if name in table})
     st.caption("The same from the command line: `python -m rotviz hurts --unit block --json`, with `--preview` for the estimate.")
 
@@ -155,7 +157,7 @@ def _mend(recipe: Recipe, asked: Recipe, ablation: Mapping[str, Any] | None, est
     order = [row["name"] for row in ranked(ablation)] if ablation is not None else sorted(estimate, key=lambda n: -estimate[n]["estimate"])
     names = {name.partition("+")[0]: name for name in order if not name.endswith(".kv")}
     left, right = st.columns([3, 1], vertical_alignment="bottom")
-    keep = left.multiselect("Keep", list(names), list(names)[:WORST], key=f"hkeep-{asked.ablation.unit}-{ablation is not None}",
+    keep = left.multiselect("Keep", list(names), list(names)[:WORST], key=f"hkeep-{asked.fingerprint}-{ablation is not None}",
                             help="Blocks (11) or linears (7.down); their inputs are kept as well.")
     bits = right.selectbox("at bits", KEEP_BITS, KEEP_BITS.index(8), key="hkb", **BOUND, help="16 = float.")
     if not keep:
@@ -174,7 +176,10 @@ def _mend(recipe: Recipe, asked: Recipe, ablation: Mapping[str, Any] | None, est
                   disabled=run is not None, on_click=queue_runs, args=([mended],))
         st.download_button("Recipe (TOML)", mended.to_toml(), "mended.toml", "application/toml", key="htoml", on_click="ignore",
                            icon=":material/download:")
-    if run is not None and not run.over:
+    if run is None:
+        for one in stopped(recipe.model, [mended]):
+            stopped_run(one)
+    elif not run.over:
         live_run(run.run_id)
     before = known.get(asked.fingerprint) or known.get(plain.fingerprint)
     if run is not None and run.status is Status.DONE:

@@ -110,7 +110,8 @@ def by_method(texts: Sequence[Text], what: str) -> None:
             rows.append({"text": text.title.lower(), "method": name, "all": mean(values), "massive": mean(values[~ordinary]),
                          "ordinary": mean(values[ordinary]), "best on": int((best == i).sum())})
     form = st.column_config.NumberColumn(format="%.3g")
-    st.dataframe(table_of(rows, texts), hide_index=True, key="by-method", column_config={name: form for name in ("all", "massive", "ordinary")})
+    st.dataframe(table_of(rows, texts), hide_index=True, key="by-method", alt="Means of every method and the tokens it is best on",
+                 column_config={name: form for name in ("all", "massive", "ordinary")})
     st.caption(f"Mean {what} of all, the massive and the ordinary tokens; *best on* counts the tokens on which a method has the least.")
 
 
@@ -128,7 +129,7 @@ def by_token(text: Text, what: str) -> None:
     frame = pd.DataFrame({"position": np.arange(len(text.tokens)), "token": [visible(t) for t in text.tokens],
                           BEST: [names[i] if i >= 0 else "" for i in best], **dict(zip(names, table, strict=True)),
                           "massive": [i in text.sinks for i in range(len(text.tokens))]})
-    st.dataframe(frame, hide_index=True, height=HEIGHT, key="by-token",
+    st.dataframe(frame, hide_index=True, height=HEIGHT, key="by-token", alt="Every token under each method",
                  column_config={name: st.column_config.NumberColumn(format="%.3g", help=what) for name in names})
     st.caption("Every token with the number under each method; a column's head sorts. ⋯ is a further piece of the character above it.")
 
@@ -141,7 +142,7 @@ def where_sinks_are(texts: Sequence[Text]) -> None:
         st.caption("No token of these texts is massive.")
         return
     number = st.column_config.NumberColumn(format="%.0f")
-    st.dataframe(table_of(rows, texts), hide_index=True, key="sinks", column_config={"value": number, "medians": number})
+    st.dataframe(table_of(rows, texts), hide_index=True, key="sinks", alt="The massive tokens", column_config={"value": number, "medians": number})
     st.caption("Value: the largest number of the token in that channel of the residual stream; medians: how many times the median that is.")
 
 

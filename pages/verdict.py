@@ -6,6 +6,7 @@ The mean of $r_t$ over the ordinary tokens decides, with a 95 % bootstrap interv
 other way, so they stand beside it.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,8 @@ from rotviz.ui.turns import names_of, pick_slots, pick_spec, pick_turn, spec_wor
 from rotviz.ui.words import capital, percent, plain
 
 ICONS = {HELPS: ":material/trending_down:", SAME: ":material/remove:", HURTS: ":material/close:", UNKNOWN: ":material/question_mark:"}
-ORDERS = {"worst first": lambda p: -p.ratio, "best first": lambda p: p.ratio, "by block": lambda p: (p.block, list(QUANTIZED_SITES).index(p.site))}
+ORDERS = {"worst first": lambda p: _last(-p.ratio), "best first": lambda p: _last(p.ratio),
+          "by block": lambda p: (p.block, list(QUANTIZED_SITES).index(p.site))}
 
 
 def draw() -> None:
@@ -76,7 +78,11 @@ def _here(view: Chosen, found: Sequence[Place], names: tuple[str, str]) -> None:
     if place is None:
         st.info("The residual stream is not rounded: choose another site in the sidebar to read its verdict.", icon=":material/info:")
         return
-    st.markdown(f"**{capital(view.at)}**: {plain(names[1])} **{_verb(place.kind)}**. It loses {place.ratio:.3g} times what {plain(names[0])} loses "
+    said = f"**{capital(view.at)}**: {plain(names[1])} **{_verb(place.kind)}**"
+    if place.kind == UNKNOWN:
+        st.markdown(f"{said}: {plain(place.reason)}.")
+        return
+    st.markdown(f"{said}. It loses {place.ratio:.3g} times what {plain(names[0])} loses "
                 f"(95 % interval {place.low:.3g} to {place.high:.3g}, {place.tokens} ordinary tokens). {capital(plain(place.reason))}.")
     st.page_link("pages/rotate.py", label="Token by token on the page Rotate", icon=":material/sync:")
 
@@ -84,6 +90,8 @@ def _here(view: Chosen, found: Sequence[Place], names: tuple[str, str]) -> None:
 def _table(found: Sequence[Place]) -> None:
     order = st.segmented_control("Order", list(ORDERS), default="worst first", required=True, key="vorder", bind="query-params")
     kinds = st.pills("Show", list(ICONS), selection_mode="multi", default=list(ICONS)[:3], key="vkinds", bind="query-params")
+    if all(p.kind == UNKNOWN for p in found):
+        kinds = [UNKNOWN]  # there is nothing else to show
     shown = [p for p in sorted(found, key=ORDERS[order]) if p.kind in kinds]
     if not shown:
         st.caption("No place has such a verdict.")
@@ -91,9 +99,14 @@ def _table(found: Sequence[Place]) -> None:
     st.dataframe(pd.DataFrame([{"block": p.block, "site": str(p.site), "verdict": p.kind, "B / A": p.ratio, "why": p.reason, "from": p.low,
                                 "to": p.high, "lost under A": percent(p.error_a), "under B": percent(p.error_b), "massive": p.massive_words or "–"}
                                for p in shown]),
-                 hide_index=True, height=min(38 + 35 * len(shown), 388), key="places",
+                 hide_index=True, height=min(38 + 35 * len(shown), 388), key="places", alt="The verdict at each place",
                  column_config={name: st.column_config.NumberColumn(format="%.3g") for name in ("B / A", "from", "to")})
     st.caption("Lost: median share of a token's energy. The same from the command line: `python -m rotviz verdict --a none --b hadamard --json`.")
+
+
+def _last(value: float) -> float:
+    """Not a number sorts behind all numbers."""
+    return math.inf if math.isnan(value) else value
 
 
 def _verb(kind: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import streamlit as st
 
-from rotviz.allocation import ALLOCATIONS
+from rotviz.allocation import ALLOCATIONS, is_budgeted
 from rotviz.capture.inspect import Look
 from rotviz.errors import RotvizError
 from rotviz.evaluation.sites import Turn
@@ -37,9 +37,9 @@ from rotviz.ui.accumulated import queue_runs
 from rotviz.ui.cache import captured
 from rotviz.ui.choices import FIRST_BLOCK, chosen_model
 from rotviz.ui.forms import SCALING_WORDS, evaluation_text, pick_text
-from rotviz.ui.live import live_run
+from rotviz.ui.live import live_run, stopped_run
 from rotviz.ui.pace import estimate
-from rotviz.ui.runs import newest
+from rotviz.ui.runs import newest, stopped
 from rotviz.ui.show import show
 from rotviz.ui.study import base_and_band, base_words, command, drawn, effects_table, gain_words, kept_studies, step_lines, verdict_lines
 from rotviz.ui.turns import BOUND, pick_name, pick_slots, pick_turn
@@ -231,6 +231,11 @@ def waterfall(model: str, turn: Turn, spec: QuantSpec) -> None:
         live_run(record.run_id)
     if len(open_runs) > LIVE:
         st.caption(f"{len(open_runs) - LIVE} more are waiting.")
+    over = stopped(model, missing)
+    for record in over[:LIVE]:
+        stopped_run(record)
+    if len(over) > LIVE:
+        st.caption(f"{len(over) - LIVE} more were cancelled or failed: page Runs.")
     lines = lines_of(recipe) if view == "by rotation" else {"": stack}
     done = {mark: record for mark, record in known.items() if record.status is Status.DONE}
     if not done:
@@ -323,9 +328,10 @@ def _recipe(model: str, turn: Turn, spec: QuantSpec) -> Recipe | None:
     activations = cells[1].selectbox("Activation bits", ACTIVATION_BITS, ACTIVATION_BITS.index(4), key="wab", **BOUND)
     cache = cells[2].selectbox("KV cache bits", ACTIVATION_BITS, ACTIVATION_BITS.index(4), key="wkv", **BOUND)
     scaling = cells[3].selectbox("Scaling", ("none", "smoothquant"), key="wscale", **BOUND, help=SCALING_WORDS)
+    budgeted = {name: cls for name, cls in ALLOCATIONS.items() if is_budgeted(cls)}  # a list is made on the page Bit budget
     cells = st.columns(4, vertical_alignment="bottom")
-    sharing = cells[0].selectbox("Mixed precision", ("none", *ALLOCATIONS), key="walloc", **BOUND,
-                                 help="\n\n".join(f"**{name}**: {cls.summary}" for name, cls in ALLOCATIONS.items()))
+    sharing = cells[0].selectbox("Mixed precision", ("none", *budgeted), key="walloc", **BOUND,
+                                 help="\n\n".join(f"**{name}**: {cls.summary}" for name, cls in budgeted.items()))
     windows = cells[1].number_input("Windows", 1, 10_000, 2, key="ww", **BOUND, help="Evaluation windows from the start of the text.")
     length = cells[2].selectbox("Length", LENGTHS, LENGTHS.index(512), key="wl", **BOUND, help="Tokens in a window.")
     calibrated = is_calibrated(QUANTIZERS[method]) or scaling != "none" or getattr(ALLOCATIONS.get(sharing), "needs_costs", False)

@@ -16,11 +16,12 @@ from rotviz.capture.inspect import Look
 from rotviz.pipeline.recipe import Recipe
 from rotviz.reports.runs import dig, result_of
 from rotviz.rotations import ROTATIONS, learns
-from rotviz.store.runs import RunRecord, Status, Store
+from rotviz.store.runs import RunRecord, Status
 from rotviz.ui.accumulated import matching, queue_runs, watch
 from rotviz.ui.first_minute import stored
 from rotviz.ui.live import stopped_run
 from rotviz.ui.pace import estimate
+from rotviz.ui.runs import stopped
 
 SEED = 0
 
@@ -56,10 +57,11 @@ def _recompute(comparison: Mapping[str, Any]) -> None:
                 disabled=not missing, icon=":material/playlist_add:", on_click=queue_runs, args=(missing,))
     right.caption(f"{estimate(missing)}." if missing else "Every recipe has a result or is on its way.")
     watch([record for record in known.values() if not record.over])
-    for record in _stopped(comparison["recipe"]["model"], missing):
+    for record in stopped(comparison["recipe"]["model"], missing):
         stopped_run(record)
     here = {method: known.get(recipe.fingerprint) for method, recipe in measuring.items()}
     st.dataframe(pd.DataFrame([_row(row, here.get(row["method"])) for row in comparison["rows"]]), hide_index=True, key="redo-table",
+                 alt="Perplexity of each rotation, stored and from this machine",
                  column_config={name: st.column_config.NumberColumn(format=form) for name, form in
                                 (("stored, seed 0", "%.2f"), ("stored, mean", "%.2f"), ("here, seed 0", "%.2f"), ("difference", "percent"))})
     st.caption("Perplexity. Another machine rounds differently in the last digits, and a learned rotation amplifies that; a random one should agree "
@@ -79,15 +81,6 @@ def _recipes(comparison: Mapping[str, Any]) -> tuple[dict[str, Recipe], dict[str
         if file and Path(file).is_file():
             measuring[method] = measuring_recipe(comparison, method, file)
     return learning, measuring
-
-
-def _stopped(model: str, missing: list[Recipe]) -> list[RunRecord]:
-    """The newest failed or cancelled run of each recipe that has nothing better."""
-    marks, found = {r.fingerprint for r in missing}, {}
-    for record in Store().list(model=model, limit=200):
-        if record.fingerprint in marks and record.status in (Status.FAILED, Status.CANCELLED):
-            found.setdefault(record.fingerprint, record)
-    return list(found.values())
 
 
 def _row(row: Mapping[str, Any], record: RunRecord | None) -> dict[str, Any]:

@@ -97,6 +97,15 @@ def newest(model: str, recipes: Sequence[Recipe]) -> dict[str, RunRecord]:
     return found
 
 
+def stopped(model: str, recipes: Sequence[Recipe]) -> list[RunRecord]:
+    """The newest failed or cancelled run of each recipe: for those of which `newest` finds none."""
+    marks, found = {r.fingerprint for r in recipes}, {}
+    for record in Store().list(model=model, limit=500):
+        if record.fingerprint in marks and record.status in (Status.FAILED, Status.CANCELLED):
+            found.setdefault(record.fingerprint, record)
+    return list(found.values())
+
+
 def already_done(recipes: Sequence[Recipe]) -> dict[str, str]:
     """Fingerprint -> run id of the recipes that have a finished run: the same recipe gives the same numbers."""
     store, found = Store(), {}

@@ -21,7 +21,7 @@ from rotviz.pipeline.budget import Calibration, Prediction, calibrated, predict,
 from rotviz.pipeline.prepare import prepare
 from rotviz.pipeline.preview import Preview, estimates, kept_preview, preview, preview_path
 from rotviz.pipeline.recipe import Recipe
-from rotviz.reports.runs import duration, result_of
+from rotviz.reports.runs import dig, duration, result_of
 from rotviz.store.runs import Status, Store
 from rotviz.types import FLOAT_BITS
 from rotviz.ui.forms import pick_text
@@ -156,6 +156,21 @@ def calibration_of(recipe: Recipe, found: Preview) -> Calibration:
     """What stored runs of the model say of the prediction."""
     records = Store().list(status=Status.DONE, model=recipe.model, limit=200)
     return calibrated(found, recipe, ((r.run_id, r.title, result_of(r)) for r in records if r.recipe["weights"]["method"] == recipe.weights.method))
+
+
+def float_loss(recipe: Recipe, found: Preview, calibration: Calibration) -> tuple[float, str]:
+    """The float model's loss, nats a token, and the windows that it is of: the recipe's own where a run measured them, else the estimate's."""
+    wanted = _windows(recipe.anchored().to_dict())
+    for run in calibration.runs:
+        record = Store().get(run.run_id)
+        if _windows(record.recipe) == wanted:
+            return run.loss_float, str(dig(record.result, "perplexity", "quantized", "protocol") or "the recipe's windows")
+    return found.loss, found.protocol
+
+
+def _windows(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides the float model's loss."""
+    return recipe["dtype"], *(recipe["text"][key] for key in ("evaluation", "windows", "length"))
 
 
 # Tables and numbers

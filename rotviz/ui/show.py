@@ -23,7 +23,8 @@ def show(drawing: Drawing, key: str, *, caption: str = "", on_select: str = "ign
         st.caption(caption)
     with st.expander("In words and numbers", expanded=False):
         st.markdown(_plain(drawing.alt))
-        st.dataframe(drawing.table, hide_index=True, height=min(38 + 35 * len(drawing.table), 280), key=f"{key}-table")
+        st.dataframe(drawing.table, hide_index=True, height=min(38 + 35 * len(drawing.table), 280), key=f"{key}-table",
+                     alt=f"The numbers of the figure {drawing.name}")
         with st.container(horizontal=True):
             st.download_button("CSV", lambda: to_csv(drawing), f"{drawing.name}.csv", "text/csv", key=f"{key}-csv", on_click="ignore",
                                icon=":material/download:", help="The table; the camera in the figure's toolbar saves it as SVG.")

@@ -3,18 +3,22 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Multiselect
 from test_explore import checked, seen, specs, widget, words
 
 from rotviz.cli import main
 from rotviz.jobs import supervise
 from rotviz.jobs.execute import execute
-from rotviz.pipeline.budget import listed_recipe
+from rotviz.jobs.queue import cancel
+from rotviz.pipeline.budget import Calibration, Measured, listed_recipe
 from rotviz.pipeline.preview import preview
 from rotviz.pipeline.recipe import Recipe, load_recipe
 from rotviz.store.runs import Status, Store
+from rotviz.ui.sensitivity import float_loss
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
 QUICK = {"m": "tiny-llama", "hn": "1", "hl": "64", "hclip": "none", "hw": "3"}
@@ -52,6 +56,11 @@ def pressed(at: AppTest, key: str) -> AppTest:
     return checked(at.run())
 
 
+def kept(at: AppTest) -> Multiselect:
+    """The box of units that a mend keeps."""
+    return next(box for box in at.multiselect if str(box.key).startswith("hkeep-"))
+
+
 def carried_out(store: Store) -> dict:
     """The one run that waits, done."""
     (record,) = store.list(status=Status.QUEUED)
@@ -71,7 +80,7 @@ def test_from_the_question_to_the_mend(store: Store) -> None:
     table = at.dataframe[-1].value
     worst = max(measured["ablation"]["units"], key=lambda row: row["all_but"]["loss_saved"])
     assert table["unit"].iloc[0] == worst["name"] and table["gives back"].iloc[0] == pytest.approx(worst["all_but"]["loss_saved"])
-    keep = at.multiselect(key="hkeep-module-True")
+    keep = kept(at)
     assert keep.value[0] == worst["name"]
     at.selectbox(key="hkb").set_value(16)
     at = pressed(checked(at.run()), "hmend")
@@ -81,8 +90,18 @@ def test_from_the_question_to_the_mend(store: Store) -> None:
     at = opened("hurts", hu="module", hkb="16")
     assert [m.label for m in at.metric] == ["float model", "all quantized", "with these kept"]
     assert float(at.metric[2].value.replace(",", "")) == pytest.approx(mended["perplexity"]["quantized"]["value"], rel=1e-3)
-    at.multiselect(key="hkeep-module-True").set_value([])
+    kept(at).set_value([])
     assert "Name at least one unit" in words(checked(at.run()))
+
+
+def test_a_stopped_run_is_said_and_can_go_on(store: Store) -> None:
+    pressed(opened("hurts"), "hmeasure")
+    (record,) = store.list(status=Status.QUEUED)
+    cancel(record.run_id)
+    at = opened("hurts")
+    assert "Cancelled before it began" in words(at)
+    pressed(at, f"resume-{record.run_id}")
+    assert store.get(record.run_id).status is Status.QUEUED
 
 
 @pytest.mark.usefixtures("store")
@@ -125,6 +144,17 @@ def test_the_budget_predicts_queues_and_is_checked(store: Store) -> None:
     assert "Measured: perplexity" in at.success[0].value and at.button(key="bqueue").disabled
     lost = result["perplexity"]["quantized"]["value"] > result["perplexity"]["reference"]["value"]  # a random model may gain by rounding
     assert ("to fit the one run" in words(at)) == lost and any("off by" in d.value for d in at.dataframe) == lost
+
+
+def test_the_predicted_perplexity_is_of_the_asked_text(store: Store) -> None:
+    recipe = Recipe.from_dict({"model": "tiny-llama", "text": {"evaluation": "pydoc", "windows": 1, "length": 64}})
+    found = SimpleNamespace(loss=5.0, protocol="the estimate's windows")
+    for more in ({"windows": 2}, {}):
+        assert float_loss(recipe, found, Calibration(runs=tuple(Measured(r.run_id, "", 4, 1, 1, 7.0) for r in store.list())))[0] == 5.0
+        text = recipe.to_dict()["text"] | more
+        store.create(Recipe.from_dict({**recipe.to_dict(), "text": text}))
+    measured = tuple(Measured(r.run_id, "", 4, 1, 1, 6.0 if r.recipe["text"]["windows"] == 1 else 7.0) for r in store.list())
+    assert float_loss(recipe, found, Calibration(runs=measured))[0] == 6.0
 
 
 def _turned(at: AppTest, key: str, value: object) -> AppTest:

@@ -34,7 +34,9 @@ def test_every_control_changes_something(query, key, value):
 
 def test_too_short_a_text_is_said_not_judged():
     at = opened("verdict", t="prompt", prompt="Too short.")
-    assert "At 12 nothing can be told" in words(at)
+    assert "At 12 nothing can be told" in words(at) and "cannot be judged**: too few tokens" in words(at) and "nan" not in words(at)
+    table = at.dataframe[-1].value
+    assert len(table) == 12 and set(table["verdict"]) == {"cannot be told"} and table["why"].str.startswith("too few tokens").all()
 
 
 def test_a_group_that_fits_some_sites_is_judged_there():
@@ -42,6 +44,8 @@ def test_a_group_that_fits_some_sites_is_judged_there():
     assert "At 4 nothing can be told" in words(at)
     table = at.dataframe[-1].value
     assert len(table) == 8 and not table["why"].str.contains("does not divide").any()
+    at.button_group(key="vkinds").set_value(["helps", "no difference", "hurts", "cannot be told"])
+    assert list(checked(at.run()).dataframe[-1].value["B / A"].isna()) == [False] * 8 + [True] * 4, "what has no number comes last"
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
