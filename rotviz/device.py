@@ -29,6 +29,11 @@ def resolve_device(name: str) -> torch.device:
     raise BadInput(f"device = {name!r} is unknown; use auto, cpu or cuda")
 
 
+def device_mark(name: str) -> str:
+    """The kind of device that a recipe's results are of, for cache keys: what "auto" stands for here, else the name itself."""
+    return resolve_device(name).type if name == "auto" else name
+
+
 def resolve_dtype(name: str) -> torch.dtype:
     """The torch dtype of that name."""
     if name not in DTYPES:

@@ -51,6 +51,14 @@ def data_home() -> Path | None:
     return folder
 
 
+def file_mark(path: Path) -> str:
+    """A mark of a file that is known without reading it: for cache keys. Path, size and time of change; the name alone where there is no file."""
+    if not path.is_file():
+        return str(path)
+    stat = path.stat()
+    return f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+
+
 def make_folder(folder: Path) -> Path:
     """The folder, with its parents.
 

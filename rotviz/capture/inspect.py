@@ -18,7 +18,7 @@ from rotviz.home import home, write_atomically
 from rotviz.models.loading import LoadedModel, load, require_text, weights_mark
 from rotviz.numerics.massive import MassiveToken, find_massive, massive_tokens
 from rotviz.numerics.statistics import Summary, summarize
-from rotviz.texts import load_text, prompt_tokens, token_texts
+from rotviz.texts import load_text, prompt_tokens, text_mark, token_texts
 from rotviz.types import CONTINUED, Site
 
 Progress = Callable[[float, str], None]
@@ -165,15 +165,9 @@ def text_of(wanted: Look) -> str:
 
 def capture_path(wanted: Look) -> Path:
     """Where the capture of a look is kept. The name follows the weights and the text itself, not their names alone."""
-    text = hashlib.sha256((wanted.prompt or "").encode()).hexdigest() if wanted.prompt is not None else _text_mark(wanted.text)
+    text = hashlib.sha256((wanted.prompt or "").encode()).hexdigest() if wanted.prompt is not None else text_mark(wanted.text)
     key = {"weights": weights_mark(wanted.model), "text": text, "tokens": wanted.tokens, "bos": wanted.bos, "format": FORMAT}
     return home() / "captures" / f"{fingerprint(key)}.safetensors"
 
 
-def _text_mark(source: str) -> str:
-    path = Path(source)
-    if path.suffix and path.is_file():
-        stat = path.stat()
-        return f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    return source
 

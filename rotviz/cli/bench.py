@@ -91,10 +91,10 @@ def deployment_record(options: argparse.Namespace) -> dict[str, Any]:
     from rotviz.device import resolve_device, resolve_dtype
     from rotviz.models.loading import load
 
-    resolve_device(options.device)
     recipes = [_recipe_with(bits, options) for bits in options.bits or ("W4A4KV4", "W4A16KV16")]
     progress = Progress()
-    loaded = load(options.model, resolve_dtype(recipes[0].dtype))
+    resolve_device(recipes[0].device)  # --set may name another device or model than the options
+    loaded = load(recipes[0].model, resolve_dtype(recipes[0].dtype))
     rows = []
     for number, recipe in enumerate(recipes):
         def say(fraction: float, words: str, number: int = number, recipe: Any = recipe) -> None:

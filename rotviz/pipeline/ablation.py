@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rotviz.device import wait_for
 from rotviz.errors import BadInput
 from rotviz.evaluation.divergence import score
 from rotviz.models.attention import copy_block
@@ -159,20 +160,19 @@ class Ablation:
         if self.recipe.ablation.unit == "module":
             _require_plain_rounding(self.scaled, rewritten, self.recipe)
         kinds = directions_of(self.recipe)
-        before = {kind: 0 if getattr(state, kind) is None else len(getattr(state, kind)) for kind in kinds}
+        before = {kind: sum(map(len, getattr(state, kind))) for kind in kinds}
         total, done = sum(before.values()) + len(kinds) * len(units), 0
         for kind in kinds:
             block = self.scaled if kind == "only" else self.variant(rewritten, units, every=True)
             for _ in self._push(block.block, rewritten.index, getattr(state, kind)):
                 yield Progress(min(1.0, (done + 1) / total), f"{before[kind]} streams of earlier units")
             done += before[kind]
-            fresh = []
-            for unit in units:
-                fresh.append(self._branch(kind, unit, units, rewritten, state))
+            fresh = state.quantized.new_empty(len(units), *state.quantized.shape)
+            for i, unit in enumerate(units):
+                fresh[i] = self._branch(kind, unit, units, rewritten, state)
                 done += 1
                 yield Progress(done / total, f"{'only' if kind == 'only' else 'all but'} {unit.name}")
-            old = [] if getattr(state, kind) is None else [getattr(state, kind)]
-            setattr(state, kind, torch.cat([*old, torch.stack(fresh)]))
+            getattr(state, kind).append(fresh)
         state.units += [{"name": u.name, "block": u.block, "role": u.role, "elements": u.elements} for u in units]
 
     def _branch(self, kind: str, unit: Unit, units: list[Unit], rewritten: BlockView, state: WalkState) -> Tensor:
@@ -209,16 +209,14 @@ class Ablation:
             stream[part] = forward(block, stream[part], narrowed(self.entry.arguments[index], len(stream[part])))
         return stream
 
-    def _push(self, block: nn.Module, index: int, streams: Tensor | None) -> Generator[None, None, None]:
-        """Streams [U, N, T, D] through a block, in place, in batches."""
-        if streams is None:
-            return
-        flat = streams.view(-1, *streams.shape[2:])
-        for start in range(0, len(flat), self.rows):
-            self.stop()
-            part = slice(start, start + self.rows)
-            flat[part] = forward(block, flat[part], narrowed(self.entry.arguments[index], len(flat[part])))
-            yield
+    def _push(self, block: nn.Module, index: int, streams: list[Tensor]) -> Generator[None, None, None]:
+        """The streams [U, N, T, D] of each earlier block's units through a block, in place, in batches."""
+        for flat in (own.view(-1, *own.shape[2:]) for own in streams):
+            for start in range(0, len(flat), self.rows):
+                self.stop()
+                part = slice(start, start + self.rows)
+                flat[part] = forward(block, flat[part], narrowed(self.entry.arguments[index], len(flat[part])))
+                yield
 
     def measured(self, state: WalkState, likelihoods: tuple[list[float], list[float]], protocol: str) -> Generator[Progress, None, dict[str, Any]]:
         """Score every stream; what it says of each unit, for the result.
@@ -243,13 +241,14 @@ class Ablation:
         tokens, last = self.tokens[window], self.tokens.shape[1] - 1
         starts, done = range(0, last, SCORE_TOKENS), 0
         total = len(starts) * len(sums) * len(state.units)
+        streams = {kind: [stream for own in getattr(state, kind) for stream in own] for kind in sums}
         for start in starts:
             part = slice(start, min(start + SCORE_TOKENS, last))
             logits = self.ends[0].finish(state.reference[window][None, part])[0]
             for kind in sums:
                 for i in range(len(sums[kind])):
                     self.stop()
-                    found = score(logits, self.ends[1].finish(getattr(state, kind)[i, window][None, part])[0], tokens[1:][part])
+                    found = score(logits, self.ends[1].finish(streams[kind][i][window][None, part])[0], tokens[1:][part])
                     sums[kind][i, window] += torch.stack([found.quantized.sum(), found.kl.sum(), found.same_top.sum()]).cpu()
                     done += 1
                     if done % 8 == 0 or done == total:
@@ -308,10 +307,10 @@ def measure_pace(prepared: Prepared, length: int) -> Pace:
     ends, recipe = prepared.source.ends, prepared.recipe
     tokens = torch.zeros(1, length, dtype=torch.long, device=prepared.device)
     entry, view = ends.entry(tokens), prepared.source.owned(0)
-    plain = _fastest(lambda: forward(view.block, entry.hidden, entry.arguments[0]))
+    plain = _fastest(lambda: forward(view.block, entry.hidden, entry.arguments[0]), prepared.device)
     quantize_activations(view, recipe.activations.spec())
     quantize_cache(view, recipe.kv.spec())
-    rounded = _fastest(lambda: forward(view.block, entry.hidden, entry.arguments[0]))
+    rounded = _fastest(lambda: forward(view.block, entry.hidden, entry.arguments[0]), prepared.device)
 
     def scored() -> None:
         for start in range(0, length - 1, SCORE_TOKENS):
@@ -319,13 +318,15 @@ def measure_pace(prepared: Prepared, length: int) -> Pace:
             logits = ends.finish(entry.hidden[:, part])[0]
             score(logits, logits, tokens[0, 1:][part])
 
-    return Pace(plain, rounded, _fastest(scored))
+    return Pace(plain, rounded, _fastest(scored, prepared.device))
 
 
-def _fastest(work: Callable[[], Any], tries: int = 3) -> float:
+def _fastest(work: Callable[[], Any], device: torch.device, tries: int = 3) -> float:
     found = []
     for _ in range(tries):
+        wait_for(device)
         began = time.perf_counter()
         work()
+        wait_for(device)
         found.append(time.perf_counter() - began)
     return min(found)

@@ -17,7 +17,9 @@ from torch import Tensor
 from rotviz.home import write_atomically
 
 FILE = "walk.safetensors"
-STREAMS = ("reference", "quantized", "calibration", "float_calibration", "massive", "only", "all_but")
+STREAMS = ("reference", "quantized", "calibration", "float_calibration", "massive")
+ABLATED = ("only", "all_but")
+"""An ablation's streams: a list of tensors, stored as only.0, only.1 (as `only` alone by an older version)."""
 
 
 @dataclass
@@ -27,7 +29,7 @@ class WalkState:
     calibration, float_calibration: the calibration windows in the quantized model, and in the float model in the same basis.
     massive: uint8 [N, L], at the input of how many blocks so far each token of `reference` was massive.
     learned: by block what its weight quantizer reports: notes and metrics.
-    units, only, all_but: with an ablation (ablation.py) its units so far and their streams [U, N, L, D].
+    units, only, all_but: with an ablation (ablation.py) its units so far and their streams, for each block [U, N, L, D].
     """
 
     block: int
@@ -41,12 +43,13 @@ class WalkState:
     float_calibration: Tensor | None = None
     massive: Tensor | None = None
     units: list[dict[str, Any]] = field(default_factory=list)
-    only: Tensor | None = None
-    all_but: Tensor | None = None
+    only: list[Tensor] = field(default_factory=list)
+    all_but: list[Tensor] = field(default_factory=list)
 
     def streams(self) -> dict[str, Tensor]:
         """All tensors by name."""
         named = {name: getattr(self, name) for name in STREAMS}
+        named |= {f"{kind}.{i}": part for kind in ABLATED for i, part in enumerate(getattr(self, kind))}
         return {name: stream for name, stream in named.items() if stream is not None}
 
 
@@ -63,8 +66,17 @@ def save_state(folder: Path, fingerprint: str, state: WalkState) -> None:
     write_atomically(folder / FILE, lambda target: save_file(tensors, target, metadata=header))
 
 
+def _by_field(streams: dict[str, Tensor]) -> dict[str, Any]:
+    """Stored streams by the state's fields."""
+    found: dict[str, Any] = {name: stream for name, stream in streams.items() if name in STREAMS}
+    for kind in ABLATED:
+        own = {int(name.partition(".")[2] or 0): stream for name, stream in streams.items() if name.partition(".")[0] == kind}
+        found[kind] = [own[i] for i in sorted(own)]
+    return found
+
+
 def load_state(folder: Path, fingerprint: str) -> WalkState | None:
-    """The state of this recipe, or None: no file, another recipe's, or not readable."""
+    """The state of this recipe, or None: no file, another recipe's, not readable, or of a version that did not count massive tokens."""
     path = folder / FILE
     if not path.exists():
         return None
@@ -75,6 +87,7 @@ def load_state(folder: Path, fingerprint: str) -> WalkState | None:
                 return None
             # cloned: a mapped file is not aligned as torch aligns, and products of numbers that lie elsewhere may differ in the last bit
             streams = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
-            return WalkState(**streams, **json.loads(header["state"]))
+            state = WalkState(**_by_field(streams), **json.loads(header["state"]))
+            return None if state.block > 0 and state.massive is None else state
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
         return None

@@ -18,15 +18,16 @@ import transformers
 
 import rotviz
 from rotviz.config import fingerprint
-from rotviz.device import resolve_dtype
+from rotviz.device import device_mark, resolve_dtype
 from rotviz.errors import BadInput
 from rotviz.evaluation.generate import greedy
 from rotviz.home import home, write_atomically
 from rotviz.models.loading import LoadedModel, load, require_text, weights_mark
+from rotviz.pipeline.learn import rotation_marks
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.whole import quantized_model
 from rotviz.quantizers import Progress
-from rotviz.texts import prompt_tokens
+from rotviz.texts import prompt_tokens, text_mark
 
 FORMAT = 1
 """Raise it when what a recipe generates changes."""
@@ -109,10 +110,9 @@ def first_divergence(a: Continuation, b: Continuation) -> int | None:
 def _path(recipe: Recipe, prompt: str, count: int) -> Path:
     plain = recipe.to_dict()
     plain["text"] = {name: value for name, value in plain["text"].items() if name not in ("evaluation", "windows")}
-    rotation = Path(recipe.rotation.load)
-    plain["rotation_file"] = rotation.stat().st_mtime_ns if recipe.rotation.load and rotation.is_file() else None
-    key = {"recipe": plain, "weights": weights_mark(recipe.model), "prompt": prompt, "count": count, "format": FORMAT,
-           "versions": [rotviz.__version__, torch.__version__, transformers.__version__]}
+    plain["text"]["calibration"], plain["device"] = text_mark(recipe.text.calibration), device_mark(recipe.device)
+    key = {"recipe": plain, "files": rotation_marks(recipe), "weights": weights_mark(recipe.model), "prompt": prompt, "count": count,
+           "format": FORMAT, "versions": [rotviz.__version__, torch.__version__, transformers.__version__]}
     return home() / "continuations" / f"{fingerprint(key)}.json"
 
 

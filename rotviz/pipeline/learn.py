@@ -19,7 +19,7 @@ from torch import Tensor
 from rotviz.config import fingerprint
 from rotviz.device import peak_memory_mb, reset_peak_memory
 from rotviz.errors import BadInput
-from rotviz.home import home
+from rotviz.home import file_mark, home
 from rotviz.pipeline.prepare import Prepared, rotation_plan
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.result import environment
@@ -104,7 +104,15 @@ def learned_path(prepared: Prepared, windows: Tensor) -> Path:
     key = {"weights": prepared.source.content_mark, "windows": hashlib.sha256(windows.numpy().tobytes()).hexdigest(), "seed": recipe.seed,
            "rotation": recipe.to_dict()["rotation"], "scope": dict(recipe.rotation_settings.scope(specs_of(recipe))), "dtype": recipe.dtype,
            "device": prepared.device.type, "torch": torch.__version__}
+    marks = rotation_marks(recipe)
+    key |= {"start": marks} if marks else {}
     return home() / "rotations" / f"{recipe.rotation.method}-{fingerprint(key)}.safetensors"
+
+
+def rotation_marks(recipe: Recipe) -> list[str]:
+    """What changes when a saved rotation does that a recipe loads or starts from: for cache keys."""
+    start = getattr(recipe.rotation_settings, "start", "")
+    return [file_mark(Path(file)) for file in (recipe.rotation.load, start if is_file(start) else "") if file]
 
 
 def _learn(prepared: Prepared, task: LearningTask, protocol: str, path: Path) -> Generator[LearningStep, None, None]:

@@ -26,17 +26,19 @@ from torch import Tensor, nn
 from rotviz.allocation import CHOICES
 from rotviz.allocation.sensitivity import Gradient, row_costs
 from rotviz.config import fingerprint
+from rotviz.device import device_mark
 from rotviz.errors import Cancelled
 from rotviz.home import home, write_atomically
 from rotviz.models.family import BlockView, block_views
 from rotviz.models.loading import LoadedModel, require_text, weights_mark
 from rotviz.numerics.grids import fake_quantize
-from rotviz.pipeline.learn import plan_for
+from rotviz.pipeline.learn import plan_for, rotation_marks
 from rotviz.pipeline.prepare import calibration_tokens, prepare
 from rotviz.pipeline.recipe import Recipe
 from rotviz.quantizers.block import linear_paths
 from rotviz.surgery.plan import RotationPlan
 from rotviz.surgery.whole import rewrite_model
+from rotviz.texts import text_mark
 from rotviz.types import FLOAT_BITS, FORMATS, QuantSpec
 
 FORMAT = "1"
@@ -142,7 +144,8 @@ def preview_path(recipe: Recipe) -> Path:
     extra = recipe.weights.bits if recipe.weights.bits not in (*CHOICES, FLOAT_BITS) else None
     key = {"weights": weights_mark(recipe.model), "dtype": recipe.dtype, "seed": recipe.seed, "rotation": plain["rotation"], "grids": grids,
            "extra": extra,
-           "file": _file_mark(recipe.rotation.load), "text": [recipe.text.calibration, recipe.text.samples, recipe.text.length], "format": FORMAT}
+           "files": rotation_marks(recipe), "text": [text_mark(recipe.text.calibration), recipe.text.samples, recipe.text.length],
+           "device": device_mark(recipe.device), "format": FORMAT}
     return home() / "previews" / f"{fingerprint(key)}.json"
 
 
@@ -269,9 +272,3 @@ def _with_bits(table: Any, bits: int) -> QuantSpec:
 def _protocol(recipe: Recipe) -> str:
     text = recipe.text
     return f"{text.samples} windows of {text.length} tokens of {text.calibration} at random places, seed {recipe.seed}"
-
-
-def _file_mark(file: str) -> list[Any]:
-    """What changes when a saved rotation does."""
-    stat = Path(file).stat() if file and Path(file).is_file() else None
-    return [file, stat.st_size, stat.st_mtime_ns] if stat else [file]

@@ -93,8 +93,9 @@ def run(recipe: Recipe, *, checkpoint: Path | None = None, cancelled: Callable[[
     except (MemoryError, RuntimeError) as error:
         if not memory_is_full(error):
             raise
+        kept = "blocks that were finished before the last checkpoint" if job.ablates else "blocks that were finished"
         raise OutOfRoom("the memory is full; use fewer windows (text.windows), shorter ones (text.length), or a smaller model; "
-                        "blocks that were finished are kept") from error
+                        f"{kept} are kept") from error
 
 
 def finish(events: Generator[Event, None, Result], on_event: Callable[[Event], None] | None = None) -> Result:
@@ -127,6 +128,7 @@ class _Job:
     outcome: Any = None
     saved: float = field(default_factory=time.perf_counter)
     """When the walk's state was last written, or the run began."""
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ablates(self) -> bool:
@@ -159,7 +161,7 @@ class _Job:
             proofs=tuple(proofs), seconds=self.seconds, peak_memory_mb=peak_memory_mb(prepared.device),
             environment=environment(describe(prepared.device)),
             notes=(*prepared.loaded.notes, *inputs.notes, *(learning.notes if learning else ()), *collected_notes(state.learned),
-                   *self.batches.notes, *self.scored.notes),
+                   *self.batches.notes, *self.scored.notes, *self.notes),
             learning=learning.to_dict() if learning else None, learned=tuple(state.learned), allocation=importance.table, scores=scored.tokens,
             ablation=ablation,
         )
@@ -236,6 +238,7 @@ class _Job:
         state.reference, state.quantized = state.reference.to(prepared.device), state.quantized.to(prepared.device)
         massive = torch.zeros(state.reference.shape[:2], dtype=torch.uint8) if state.massive is None else state.massive
         state.massive = massive.to(prepared.device)
+        state.only, state.all_but = ([part.to(prepared.device) for part in parts] for parts in (state.only, state.all_but))
         with self.timed("weights"):
             stack = stack_for(prepared, ends[1], state, importance, self.stop_if_cancelled, self.batches,
                               self.ablation.keep_scaled if self.ablation else None)
@@ -248,11 +251,8 @@ class _Job:
                 with self.timed("weights"):
                     push_calibration(rewritten, stack, state)
             state.block += 1
-            if self.checkpoint and self.save_now():
-                with self.timed("checkpoint"):
-                    state.seconds = dict(self.seconds)
-                    save_state(self.checkpoint, self.recipe.fingerprint, state)
-                    self.saved = time.perf_counter()
+            if self.checkpoint and (state.block == len(source) or self.save_now()):
+                self.save(state)
             yield self.event("walk", self.walk_fraction(state.block, len(source)), f"block {state.block} of {len(source)}", state.block - 1,
                              len(source), metrics)
         with self.timed("reference"):
@@ -270,8 +270,21 @@ class _Job:
         return torch.cat(found)
 
     def save_now(self) -> bool:
-        """Whether the walk's state is written after this block: always, but for an ablation, whose streams are large, now and then."""
+        """Whether the walk's state is written after this block: always, but for an ablation, whose streams are large, now and then. (Inside a
+        block nothing can be written: the streams are pushed in place.)"""
         return not self.ablates or time.perf_counter() - self.saved >= SAVE_SECONDS
+
+    def save(self, state: WalkState) -> None:
+        """Write the walk's state. Where there is no room for an ablation's streams the run goes on without."""
+        with self.timed("checkpoint"):
+            state.seconds = dict(self.seconds)
+            try:
+                save_state(self.checkpoint, self.recipe.fingerprint, state)
+            except OutOfRoom as error:
+                if not self.ablates:
+                    raise
+                self.notes = [f"not all of the ablation's streams were kept on the way, so that a stopped run would have begun further back: {error}"]
+            self.saved = time.perf_counter()
 
     def ablate(self, rewritten: BlockView, state: WalkState) -> Generator[Event, None, None]:
         """The streams of single units past a block."""

@@ -8,8 +8,8 @@ only if their protocols are equal.
 """
 
 from rotviz.texts.file import text_from_bytes
-from rotviz.texts.source import TEXTS, load_text
+from rotviz.texts.source import TEXTS, load_text, text_mark
 from rotviz.texts.windows import TextWindows, calibration_windows, evaluation_windows, prompt_tokens, token_texts, tokenize
 
-__all__ = ["TEXTS", "TextWindows", "calibration_windows", "evaluation_windows", "load_text", "prompt_tokens", "text_from_bytes", "token_texts",
-           "tokenize"]
+__all__ = ["TEXTS", "TextWindows", "calibration_windows", "evaluation_windows", "load_text", "prompt_tokens", "text_from_bytes", "text_mark",
+           "token_texts", "tokenize"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from rotviz.errors import BadText, unknown
-from rotviz.home import DATA_VARIABLE
+from rotviz.home import DATA_VARIABLE, file_mark
 from rotviz.registry import Registry
 from rotviz.texts.file import checked_text, read_file
 
@@ -70,6 +70,11 @@ def parse_source(source: str) -> Source:
     if path.exists() or path.suffix or "/" in source or "\\" in source:
         return Source(None, None, path)
     raise unknown("text", source, [*TEXTS, "a path to a .txt file"])
+
+
+def text_mark(source: str) -> str:
+    """A mark of a text that is known without reading it: for cache keys. It changes when the file does; a corpus is marked by its name."""
+    return source if source.strip().partition(":")[0] in TEXTS else file_mark(Path(source.strip()).expanduser())
 
 
 def load_text(source: str) -> str:

@@ -140,5 +140,9 @@ def test_bench_deployment(tmp_path, monkeypatch, capsys):
     assert "decode" in out and "predicted MB" in out and "not measured" in out
     assert main(["bench", "deployment", *few, "--bits", "four"]) == 2 and "W4A4KV4" in capsys.readouterr().err
     assert main(["bench", "deployment", *few, "--set", "weights.format=fp4", "--bits", "W4A4KV4"]) == 2
+    capsys.readouterr()
+    assert main(["bench", "deployment", *few, "--set", "model=tiny-llama-tied", "--bits", "W4A16KV16", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert row["recipe"]["model"] == "tiny-llama-tied" and row["model_bytes"]["reference"] != record["rows"][0]["model_bytes"]["reference"]
     if CPU_ONLY:
         assert main(["bench", "deployment", *few[:-1], "cuda"]) == 2 and "no CUDA device" in capsys.readouterr().err

@@ -6,14 +6,16 @@ from pydoc_data.topics import topics
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from rotviz.errors import BadInput, Cancelled
+from rotviz.errors import BadInput, Cancelled, OutOfRoom
 from rotviz.models.families import family_of
 from rotviz.models.family import block_views
 from rotviz.numerics.grids import fake_quantize
 from rotviz.pipeline import run as pipeline
 from rotviz.pipeline.ablation import cost_of, measure_pace
+from rotviz.pipeline.checkpoint import FILE, load_state, save_state
 from rotviz.pipeline.prepare import prepare, rotation_plan, windows_for
 from rotviz.pipeline.recipe import Recipe, with_changes
 from rotviz.pipeline.run import finish, run
@@ -123,6 +125,42 @@ def test_a_stopped_ablation_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
     resumed = finish(run(recipe(), checkpoint=tmp_path), events.append)
     assert "going on at block 1" in [e.message for e in events]
     assert resumed.ablation["units"] == whole.ablation["units"]
+
+
+def test_scoring_goes_on_after_the_last_block_which_is_always_saved(tmp_path):
+    whole, scored = finish(run(recipe())), []
+    with pytest.raises(Cancelled):
+        finish(run(recipe(), checkpoint=tmp_path, cancelled=lambda: bool(scored)), lambda e: scored.append(e) if "scoring" in e.message else None)
+    state = load_state(tmp_path, recipe().fingerprint)
+    assert state.block == 2 and [len(part) for part in state.only] == [len(part) for part in state.all_but] == [8, 8]
+    events = []
+    resumed = finish(run(recipe(), checkpoint=tmp_path), events.append)
+    assert "going on at block 2" in [e.message for e in events] and resumed.ablation["units"] == whole.ablation["units"]
+
+
+def test_states_of_older_versions(tmp_path):
+    """One tensor held all streams of a direction; before that nothing counted massive tokens, which a resumed walk would count too few of."""
+    streams = {name: torch.rand(2, 3, 4) for name in ("reference", "quantized")} | {"massive": torch.zeros(2, 3, dtype=torch.uint8)}
+    only = torch.rand(5, 2, 3, 4)
+    header = {"fingerprint": "f", "state": json.dumps({"block": 1, "errors": [], "units": [{}] * 5})}
+    save_file(streams | {"only": only}, tmp_path / FILE, metadata=header)
+    found = load_state(tmp_path, "f")
+    assert len(found.only) == 1 and torch.equal(found.only[0], only) and found.all_but == []
+    save_state(tmp_path, "f", found)
+    assert torch.equal(load_state(tmp_path, "f").only[0], only)
+    del streams["massive"]
+    save_file(streams, tmp_path / FILE, metadata=header)
+    assert load_state(tmp_path, "f") is None
+
+
+def test_no_room_for_the_streams_is_a_note_and_no_end(tmp_path, monkeypatch):
+    def full(*_):
+        raise OutOfRoom("the disk is full")
+
+    monkeypatch.setattr(pipeline, "save_state", full)
+    assert any("the disk is full" in note for note in finish(run(recipe(), checkpoint=tmp_path)).notes)
+    with pytest.raises(OutOfRoom):
+        finish(run(recipe(("ablation.unit", "none")), checkpoint=tmp_path))
 
 
 def test_events_tell_how_far_it_is():

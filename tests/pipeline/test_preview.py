@@ -86,12 +86,19 @@ def test_costs_are_the_formulas(found):
         assert list(one.weights) == sorted(one.weights, reverse=True) and found.weight_cost(one, 16) == found.input_cost(one, 16) == 0
 
 
-def test_it_is_kept_by_all_that_decides_it(found, monkeypatch):
+def test_it_is_kept_by_all_that_decides_it(found, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "prepare", lambda *_: pytest.fail("made again"))
     assert preview(recipe(("weights.bits", 3), ("activations.bits", 16), ("text.windows", 5))) == found
     others = [("seed", 1), ("weights.clip", "mse"), ("rotation.method", "none"), ("text.length", 32), ("activations.symmetric", True),
               ("weights.bits", 5)]
     assert len({preview_path(recipe(change)) for change in others} | {preview_path(recipe())}) == len(others) + 1
+    paths = set()
+    for words in ("one", "one and two"):  # a text and a rotation are more than their names
+        for key, file in (("text.calibration", tmp_path / "t.txt"), ("rotation.load", tmp_path / "r.safetensors")):
+            file.write_text(words)
+            paths.add(preview_path(recipe((key, str(file)))))
+        paths.add(preview_path(recipe(("rotation.method", "dartquant"), ("rotation.dartquant.start", str(tmp_path / "r.safetensors")))))
+    assert len(paths) == 6
     preview_path(recipe()).write_text("{")
     with pytest.raises(BaseException, match="made again"):
         preview(recipe())

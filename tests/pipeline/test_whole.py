@@ -6,11 +6,12 @@ from pydoc_data.topics import topics
 import pytest
 import torch
 
+from rotviz.device import resolve_device
 from rotviz.errors import BadInput, Cancelled
 from rotviz.evaluation.generate import greedy
 from rotviz.models.loading import load
 from rotviz.models.tiny import TINY
-from rotviz.pipeline.generation import Continuation, continuation, first_divergence, float_recipe, kept_continuation
+from rotviz.pipeline.generation import Continuation, _path, continuation, first_divergence, float_recipe, kept_continuation
 from rotviz.pipeline.recipe import Recipe, with_changes
 from rotviz.pipeline.run import finish, run
 from rotviz.pipeline.whole import quantized_model
@@ -84,6 +85,12 @@ def test_continuations_are_kept_and_refused_in_words(text, tmp_path, monkeypatch
     assert fractions == sorted(fractions) and fractions[-1] <= 1
     assert finish(continuation(wanted, PROMPT, 5)) == made == kept_continuation(recipe(text, ("text.windows", 1)), PROMPT, 5)
     assert kept_continuation(recipe(text, ("weights.bits", 3)), PROMPT, 5) is None
+    assert kept_continuation(recipe(text, ("device", resolve_device("auto").type)), PROMPT, 5) == made, "auto is a device of this machine"
+    edited = tmp_path / "edited.txt"
+    edited.write_text("one")
+    paths = [_path(recipe(text, ("text.calibration", str(edited))), PROMPT, 5)]
+    edited.write_text("one and two")
+    assert _path(recipe(text, ("text.calibration", str(edited))), PROMPT, 5) not in paths, "a text is more than its name"
     plain = finish(continuation(float_recipe(wanted), PROMPT, 5))
     assert plain.tokens == greedy(load("tiny-llama").model, load("tiny-llama").tokenizer(PROMPT, return_tensors="pt").input_ids[0], 5).tokens
     with pytest.raises(BadInput, match="512"):
