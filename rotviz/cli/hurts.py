@@ -42,6 +42,8 @@ def handle(options: argparse.Namespace) -> int:
     if options.to and options.keep < 1:
         raise BadInput("--to needs --keep N: how many of the worst units the recipe keeps")
     recipe, progress = recipe_from(options), Progress()
+    if options.keep:
+        mended_recipe(recipe, ["0"], options.bits)  # refused now where it would be refused after minutes of measuring
     found = _estimated(recipe, options.unit, progress) if options.preview else _measured(recipe, progress)
     progress.close()
     found["recipe"] = recipe.to_dict()

@@ -1,6 +1,7 @@
 """rotviz verdict: does a rotation help here? B against A at every block and site, paired by token, with intervals and reasons."""
 
 import argparse
+import math
 import sys
 from typing import Any
 
@@ -92,5 +93,10 @@ def spec_from(options: argparse.Namespace) -> Any:
 def _print(summary: str, places: list[Any]) -> None:
     sys.stdout.write(f"{summary}\n\nwhere B gains least\n")
     rows = [{"block": p.block, "site": p.site, "verdict": p.kind, "B / A": p.ratio, "from": p.low, "to": p.high, "massive": p.massive_words or None,
-             "why": p.reason} for p in sorted(places, key=lambda p: -p.ratio)[:WORST]]
+             "why": p.reason} for p in _worst_first(places)[:WORST]]
     print_table(rows, list(rows[0]))
+
+
+def _worst_first(places: list[Any]) -> list[Any]:
+    """By B / A; places that cannot be told (NaN) last."""
+    return sorted(places, key=lambda p: (math.isnan(p.ratio), -p.ratio))

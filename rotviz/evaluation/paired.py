@@ -43,8 +43,8 @@ BLOCK = 8
 """Neighbouring tokens that are drawn together; near the T^(1/3) that is usual for T = 512."""
 RESAMPLES = 2000
 LEVEL = 0.95
-FEWEST = 2 * BLOCK
-"""With fewer ordinary tokens than two blocks nothing is told."""
+FEWEST = 2
+"""Blocks of ordinary tokens: with fewer nothing is told."""
 MASSIVE_FACTOR = 1.25
 GAUSSIAN = 0.5
 """Excess kurtosis below which numbers count as Gaussian (0) or flatter: every rotation leaves about that."""
@@ -179,7 +179,7 @@ def bootstrap(values: np.ndarray, seed: int = 0, level: float = LEVEL, resamples
     that a resample is a mean of moving means: one gather and one mean for all resamples.
     """
     total = len(values)
-    if total < max(2 * block, 2) or not np.isfinite(values).all():
+    if total < FEWEST * block or not np.isfinite(values).all():
         return Interval(math.nan, math.nan, math.nan)
     runs = moving_means(values, block)[_starts(total, block, resamples, seed)].mean(axis=1)
     low, high = np.quantile(runs, [(1 - level) / 2, (1 + level) / 2])

@@ -26,6 +26,8 @@ from typing import Any
 import torch
 
 from rotviz.allocation import ALLOCATIONS, Units, average_bits, is_budgeted
+from rotviz.allocation.listed import parsed
+from rotviz.errors import BadInput
 from rotviz.pipeline.preview import LinearCost, Preview
 from rotviz.pipeline.recipe import Recipe
 from rotviz.types import FLOAT_BITS
@@ -169,6 +171,8 @@ def _kind(recipe: Recipe) -> dict[str, Any]:
 
 def _bits_of(preview: Preview, recipe: Recipe, table: Mapping[str, Any] | None) -> dict[str, int] | None:
     """Bits by name that a run used; None where the preview has no cost for them, or linears have no bits of their own."""
+    if table and table.get("unit") == "channel":
+        return None
     if not table:
         base = recipe.weights.spec().bits
         return {one.name: base for one in preview.linears} if base in (*preview.choices, FLOAT_BITS) else None
@@ -240,8 +244,21 @@ def listed_recipe(recipe: Recipe, bits: Bits) -> Recipe:
 
 
 def mended_recipe(recipe: Recipe, keep: Sequence[str], bits: int) -> Recipe:
-    """The recipe with these blocks or linears kept at more bits, inputs included; an ablation in it is left out."""
+    """The recipe with these blocks or linears kept at more bits, inputs included; an ablation in it is left out. What the recipe keeps already stays
+    kept, and its list goes on to say whether inputs are.
+
+    Raises:
+        BadInput: the recipe shares out bits by a budget; the bits keep nothing.
+    """
+    kept, places = recipe.allocation_settings, {}
+    if kept is not None and is_budgeted(kept):
+        raise BadInput(f"the recipe shares out its bits by allocation.method = {recipe.allocation.method}, and a list of what is kept would replace "
+                       "that; set allocation.method = none, or give it a larger allocation.budget")
+    if kept is not None:
+        places = {name.partition("=")[0]: parsed(name).bits or kept.bits for name in kept.keep}
+    places |= {name: max(bits, places.get(name, 0)) for name in keep}
     plain = recipe.to_dict()
     plain.pop("ablation", None)
-    plain["allocation"] = {"method": "listed", "listed": {"keep": list(keep), "bits": bits}}
+    listed = {"keep": [name if own == bits else f"{name}={own}" for name, own in places.items()], "bits": bits}
+    plain["allocation"] = {"method": "listed", "listed": listed | ({} if kept is None else {"inputs": kept.inputs})}
     return Recipe.from_dict(plain)

@@ -17,6 +17,7 @@ the recipe has not makes no step.
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rotviz.allocation import is_budgeted
 from rotviz.pipeline.recipe import Recipe
 from rotviz.quantizers import QUANTIZERS
 from rotviz.rotations import ROTATIONS, learns
@@ -85,7 +86,8 @@ def _bare(recipe: Recipe) -> Recipe:
     quantizes = recipe.weights.spec().quantizes
     weights = replace(recipe.weights, method=PLAINEST) if quantizes else recipe.weights
     return replace(recipe, rotation=replace(recipe.rotation, method=NONE, load=""), rotation_settings=ROTATIONS[NONE](),
-                   scaling=replace(recipe.scaling, method=NONE), allocation=replace(recipe.allocation, method=NONE), weights=weights,
+                   scaling=replace(recipe.scaling, method=NONE), allocation=replace(recipe.allocation, method=NONE),
+                   allocation_settings=None, weights=weights,
                    weight_settings=QUANTIZERS[PLAINEST]() if quantizes else recipe.weight_settings)
 
 
@@ -113,7 +115,7 @@ def _method_steps(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
     if recipe.weights.spec().quantizes and recipe.weights.method != PLAINEST:
         found.append((recipe.weights.method, {"weights": recipe.weights, "weight_settings": recipe.weight_settings}))
     if recipe.allocation.method != NONE:
-        found.append((f"{recipe.allocation.method} bits", {"allocation": recipe.allocation}))
+        found.append((f"{recipe.allocation.method} bits", {"allocation": recipe.allocation, "allocation_settings": recipe.allocation_settings}))
     return found
 
 
@@ -135,4 +137,12 @@ def _only(recipe: Recipe, sections: list[str]) -> Recipe:
     for section in ("activations", "kv"):
         if section not in sections and section in dict(_parts(recipe)):
             plain[section] = {**plain[section], "bits": FLOAT_BITS}
+    if plain["activations"]["bits"] == FLOAT_BITS and _keeps_inputs_alone(recipe):
+        plain["allocation"] = {"method": NONE}
     return Recipe.from_dict(plain)
+
+
+def _keeps_inputs_alone(recipe: Recipe) -> bool:
+    """Whether a list keeps nothing but inputs at more bits: without activations that are rounded it means nothing."""
+    kept = recipe.allocation_settings
+    return recipe.allocation.method != NONE and not is_budgeted(kept) and max(kept.levels) <= recipe.weights.spec().bits

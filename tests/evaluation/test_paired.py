@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rotviz.capture.inspect import Look, look
-from rotviz.evaluation.paired import FEWEST, MARGIN, Interval, bootstrap, counted, judge_place, kind_of, moving_means, summary_words, verdicts
+from rotviz.evaluation.paired import BLOCK, FEWEST, MARGIN, Interval, bootstrap, counted, judge_place, kind_of, moving_means, summary_words, verdicts
 from rotviz.evaluation.sites import Turn, rotation_of, token_errors
 from rotviz.evaluation.verdict import HELPS, HURTS, SAME, UNKNOWN
 from rotviz.numerics import statistics
@@ -66,7 +66,7 @@ def test_kinds(interval, kind):
 
 
 def test_too_few_or_broken_values_tell_nothing():
-    assert math.isnan(bootstrap(np.zeros(FEWEST - 1)).mean) and not math.isnan(bootstrap(np.zeros(FEWEST)).mean)
+    assert math.isnan(bootstrap(np.zeros(FEWEST * BLOCK - 1)).mean) and not math.isnan(bootstrap(np.zeros(FEWEST * BLOCK)).mean)
     assert math.isnan(bootstrap(np.full(64, np.inf)).low)
 
 

@@ -194,8 +194,12 @@ def test_the_command_ranks_previews_and_writes_the_mend(store: Store, tmp_path: 
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--to", "x.toml"], "needs --keep"), (["--set", "weights.method=none", "--set", "activations.bits=16"], "needs something that is quantized"),
+    (["--keep", "1", "--bits", "4"], "keeps nothing"), (["--keep", "1", "--set", "allocation.method=importance"], "shares out its bits"),
     (["--set", "weights"], "not KEY=VALUE"), (["--model", "no-such-model"], "no-such-model"),
 ])
-def test_the_command_refuses_in_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses_in_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str],
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    if "--keep" in arguments:
+        monkeypatch.setattr("rotviz.cli.hurts._measured", lambda *_: pytest.fail("measured what is refused afterwards"))
     assert main(["hurts", "--model", "tiny-llama", *arguments]) == 2
     assert words in capsys.readouterr().err.strip().splitlines()[-1]

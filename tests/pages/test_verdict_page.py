@@ -1,11 +1,17 @@
 """The page Does rotation help here: its sentence is the command's, and every control changes something."""
 
 import json
+import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from test_explore import checked, opened, seen, specs, widget, words
 
 from rotviz.cli import main
+from rotviz.cli.verdict import _worst_first
+from rotviz.evaluation.paired import _unjudged
+from rotviz.types import Site
 
 
 def test_the_page_says_what_the_command_says(capsys):
@@ -64,3 +70,9 @@ def test_for_people_the_worst_places_are_listed(capsys):
     assert main(["verdict", "--model", "tiny-llama", "--tokens", "64"]) == 0
     out = capsys.readouterr().out
     assert "where B gains least" in out and len(out.strip().splitlines()) == 14
+
+
+def test_places_that_cannot_be_told_come_last() -> None:
+    ratios = [math.nan, 0.5, math.nan, 2.0, 1.0, math.nan]
+    places = [replace(_unjudged(block, Site.ATTN_IN, np.zeros(1, dtype=bool), ""), ratio=ratio) for block, ratio in enumerate(ratios)]
+    assert [place.block for place in _worst_first(places)] == [3, 4, 1, 0, 2, 5]

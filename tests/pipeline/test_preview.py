@@ -181,6 +181,10 @@ def test_stored_runs_calibrate_it_and_say_how_wrong_it_was(found):
     assert one.factor == pytest.approx(2) and math.isnan(one.error) and "error is not known" in one.words
     two = calibrated(found, wanted, [stored(2.0, ("weights.bits", 3)), stored(8.0, ("weights.bits", 4))])
     assert two.factor == pytest.approx(4) and two.error == pytest.approx(4) and two.runs[1].bits == 4
+    run_id, title, result = stored(2.0, ("weights.bits", 3))
+    rows = [{"block": one.block, "path": one.path, "bits": 3.0} for one in found.linears]
+    for unit, count in (("tensor", 1), ("channel", 0)):  # channels of other bits may average to a whole number
+        assert len(calibrated(found, wanted, [(run_id, title, result | {"allocation": {"unit": unit, "weights": rows}})]).runs) == count
     others = [("rotation.method", "none"), ("weights.method", "gptq"), ("kv.bits", 4), ("activations.bits", 8), ("seed", 1), ("weights.group", 16)]
     assert not calibrated(found, wanted, [stored(2.0, change) for change in others]).runs
 
@@ -203,6 +207,12 @@ def test_the_mend_keeps_the_recipe_and_drops_the_question():
     mended = mended_recipe(recipe(("ablation.unit", "block")), ["1", "0.down"], 16)
     assert mended.ablation.unit == "none" and mended.allocation_settings == Listed(("1", "0.down"), 16)
     assert mended.text == recipe().text
+    again = mended_recipe(mended, ["0.down", "0.q"], 8)
+    assert again.allocation_settings == Listed(("1=16", "0.down=16", "0.q"), 8), "what is kept stays kept"
+    weights_alone = recipe(("allocation.method", "listed"), ("allocation.listed.keep", ["0"]), ("allocation.listed.inputs", False))
+    assert mended_recipe(weights_alone, ["1"], 8).allocation_settings == Listed(("0", "1"), 8, False)
+    with pytest.raises(BadInput, match="shares out its bits"):
+        mended_recipe(recipe(("allocation.method", "importance")), ["1"], 8)
 
 
 def test_rank_correlation():

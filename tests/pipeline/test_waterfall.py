@@ -76,6 +76,21 @@ def test_a_learned_rotation_is_a_step_after_the_slots() -> None:
     assert _names(_recipe(rotation={"method": "hadamard", "load": "x.safetensors"}))[-1] == "+ saved rotation"
 
 
+@pytest.mark.parametrize(("bits", "first"), [(4, "listed"), (8, "none")])
+def test_lists_of_what_is_kept_are_taken_apart(bits: int, first: str) -> None:
+    """At W8 the list keeps inputs alone, and means nothing before activations are rounded."""
+    recipe = _recipe(weights={"bits": bits}, allocation={"method": "listed", "listed": {"keep": ["1.down"]}})
+    steps = assembled(recipe)
+    assert steps[-1].name == "+ listed bits" and steps[-1].recipe == recipe and steps[1].recipe.allocation_settings is None
+    own = steps_of(recipe)
+    assert own[-1].recipe == recipe and own[1].recipe.allocation.method == first
+
+
+def test_bits_that_are_not_shared_out_have_no_settings() -> None:
+    recipe = _recipe(allocation={"method": "importance"})
+    assert assembled(recipe)[1].recipe == assembled(_recipe())[1].recipe
+
+
 @pytest.mark.parametrize(("more", "names"), [
     ({"rotation": {"method": "none"}}, ["W4 weights", "+ A4 activations", "+ KV4 cache"]),
     ({"rotation": {"method": "orthogonal", "slots": ["R3"]}, "weights": {"method": "none"}, "kv": {"bits": 16}},
