@@ -20,8 +20,8 @@ from rotviz.plots.error_by_channel import draw_error_by_channel
 from rotviz.plots.token_strip import draw_token_strip
 from rotviz.plots.words import count, visible
 from rotviz.reports.run_figures import COSTS, MEASURES, QUALITIES, pareto_figure
-from rotviz.reports.runs import by_measure, classifies, measure_of, side_by_side
-from rotviz.store.runs import RunRecord, Status
+from rotviz.reports.runs import by_measure, classifies, measure_of, side_by_side, title_of
+from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import SITE_WORDS, Site
 from rotviz.ui.choices import framed
 from rotviz.ui.compare import (
@@ -44,6 +44,7 @@ from rotviz.ui.compare import (
     ratio_maps,
     residual_lines,
     said,
+    scaled_runs,
     scores_of,
     side_of,
     site_lines,
@@ -51,6 +52,7 @@ from rotviz.ui.compare import (
     token_rows,
     worst_tokens,
 )
+from rotviz.ui.reports import report_buttons
 from rotviz.ui.runs import linked, listed, reference_words, safe
 from rotviz.ui.show import show
 from rotviz.ui.turns import pick_name
@@ -67,13 +69,15 @@ def draw() -> None:
     st.title("Compare runs")
     done = [record for record in listed(status=Status.DONE) if not classifies(record)]  # those of vision models: page Runs
     if len(done) < 2:
-        st.info("Two finished runs are needed. Put recipes on the queue on the page Evaluate, or use `python -m rotviz run`.")
+        st.info("Two finished runs are needed, both of language models. Put recipes on the queue on the page Evaluate, or use `python -m rotviz run`.")
         return
     records = _chosen(done)
     if len(records) < 2:
         st.info(f"Choose two to {MOST} runs. The first is what the others are compared with.")
         return
     comparable = _measured_alike(records)
+    with st.container(horizontal=True):
+        report_buttons(records, "cmp-report")
     drawers = {"Numbers": lambda: _numbers(records, comparable), "Blocks": lambda: _blocks(records), "Channels": lambda: _channels(records),
                "Tokens": lambda: _tokens(records), "Cost": lambda: _cost(records, done), "Texts": lambda: _texts(records)}
     for name, tab in zip(TABS, st.tabs(list(TABS), key="ctab", on_change="rerun", **BOUND)):
@@ -89,11 +93,14 @@ def _chosen(done: list[RunRecord]) -> list[RunRecord]:
     """The chosen runs in order; the link carries their ids."""
     known = {r.run_id: r for r in done}
     wanted = linked(MOST)
-    if any(i not in known for i in wanted):
+    if any(classifies(Store().get(i)) for i in wanted):
+        st.warning("Compare is for language models: runs of the link that classify images are left out; the page Runs shows them.",
+                   icon=":material/image:")
+    elif any(i not in known for i in wanted):
         st.warning("Some runs of the link are not finished: they are left out.", icon=":material/hourglass_empty:")
     st.session_state["compared"] = [i for i in wanted if i in known]
     ids = st.multiselect("Runs", list(known), key="compared", max_selections=MOST, on_change=_into_link, placeholder=f"choose two to {MOST}",
-                         format_func=lambda i: f"{known[i].title} · seed {known[i].recipe.get('seed')} · {i}",
+                         format_func=lambda i: f"{title_of(known[i])} · seed {known[i].recipe.get('seed')} · {i}",
                          help="The first is what the others are compared with.")
     return [known[i] for i in ids]
 
@@ -179,13 +186,15 @@ def _blocks(records: list[RunRecord]) -> None:
 def _channels(records: list[RunRecord]) -> None:
     sites = [s for s in sites_of(records) if s is not Site.RESID]
     if not sites:
-        st.info("Nothing was rounded in these runs, so there are no errors.")
+        st.info("No activations were rounded in these runs, so no channel has an error.")
         return
     first, second, third = st.columns([2, 3, 2], vertical_alignment="bottom")
     site, block = _site(first, sites), _block(second, blocks_of(records))
-    lines = channel_lines(records, block, site)
+    lines, scaled = channel_lines(records, block, site), scaled_runs(records)
+    if scaled:
+        st.caption(f"Left out: {plain(', '.join(scaled))}. SmoothQuant scales channels before they are rounded, which this view does not do.")
     if not lines:
-        st.info(f"None of these runs rounds the {SITE_WORDS[site]}.")
+        st.info(f"None of {'the other' if scaled else 'these'} runs rounds the {SITE_WORDS[site]} of block {block}.")
         return
     width = min(len(values) for values in lines.values())
     kept = st.session_state.get("ch")

@@ -27,7 +27,7 @@ from rotviz.pipeline.recipe import Recipe
 from rotviz.plots.memory_by_part import draw_memory_by_part
 from rotviz.plots.roofline import draw_roofline
 from rotviz.plots.words import number
-from rotviz.reports.runs import classifies
+from rotviz.reports.runs import classifies, title_of
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import SLOT_WORDS, Granularity, QuantSpec, Slot
 from rotviz.ui.choices import framed
@@ -133,7 +133,7 @@ def _deployed() -> None:
         return
     ids, linked = list(runs), st.query_params.get("kr")
     run_id = st.selectbox("Run", ids, index=ids.index(linked) if linked in ids else 0, key="kernels-run",
-                          format_func=lambda i: f"{runs[i].title} of {runs[i].model} · {i}" + (" · deployed" if is_deployed(i) else ""))
+                          format_func=lambda i: f"{title_of(runs[i])} of {runs[i].model} · {i}" + (" · deployed" if is_deployed(i) else ""))
     if run_id != linked and (linked or run_id != ids[0]):
         st.query_params["kr"] = run_id  # not bound: a bound box puts its label into the link, and the label changes
     description = described(run_id)

@@ -30,7 +30,7 @@ from rotviz.plots.seed_spread import draw_seed_spread
 from rotviz.plots.token_channels import draw_token_channels
 from rotviz.plots.words import count, number
 from rotviz.reports.run_figures import learning_curves
-from rotviz.reports.runs import dig
+from rotviz.reports.runs import dig, method_of
 from rotviz.rotations import ROTATIONS
 from rotviz.types import SLOT_OF_SITE, QuantSpec, Site
 from rotviz.ui.accumulated import queue_runs
@@ -50,7 +50,6 @@ from rotviz.ui.learning import (
     learning_recipes,
     learning_words,
     lottery,
-    method_of,
     start_turn,
     verdict_row,
     verdict_words,

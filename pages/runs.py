@@ -24,11 +24,13 @@ from rotviz.reports.runs import (
     classifies,
     duration,
     measure_of,
+    method_of,
     recipe_toml,
     repeat_with,
     result_of,
     side_by_side,
     table,
+    title_of,
 )
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.ui.choices import framed
@@ -70,7 +72,7 @@ def _filtered(records: list[RunRecord]) -> list[RunRecord]:
                                 help="All words must be found, in the title, the id, or the recipe as key=value such as kv.bits=4.")
     models = cells[1].multiselect("Model", sorted({r.model for r in records}), key="rm", bind="query-params", placeholder="all")
     states = cells[2].multiselect("Status", [str(s) for s in Status], key="rs", bind="query-params", placeholder="all")
-    methods = cells[3].multiselect("Rotation", sorted({r.recipe["rotation"]["method"] for r in records}), key="rr", bind="query-params",
+    methods = cells[3].multiselect("Rotation", sorted({method_of(r) for r in records}), key="rr", bind="query-params",
                                    placeholder="all")
     shown = matching(records, words, models, states, methods)
     st.caption(f"{len(shown)} of {len(records)} runs, newest first." + (f" Older ones than the newest {LISTED} are in `rotviz runs`."
@@ -95,7 +97,7 @@ def _opened(shown: list[RunRecord]) -> list[RunRecord]:
     st.session_state["open"] = [i for i in opened if i in known]
     left, right = st.columns([4, 1], vertical_alignment="bottom")
     left.multiselect("Open", list(known), key="open", max_selections=MOST, on_change=_open_from_box,
-                     format_func=lambda i: f"{known[i].title} · seed {known[i].recipe.get('seed')} · {i}",
+                     format_func=lambda i: f"{title_of(known[i])} · seed {known[i].recipe.get('seed')} · {i}",
                      placeholder="choose runs here or in the table")
     right.download_button("Table as CSV", table(shown).to_csv(index=False), "runs.csv", "text/csv", key="csv", on_click="ignore",
                           icon=":material/download:", width="stretch")

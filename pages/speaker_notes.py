@@ -18,7 +18,12 @@ CLASS = {"m": "smollm2-135m", "t": "pydoc", "n": "512", "b": "14", "s": "mlp_in"
 def link(lesson: Lesson) -> str:
     """The address of a lesson, relative to this page, with what was chosen last in this session."""
     kept = kept_choices()
-    return f"lessons?{urlencode({key: str(kept.get(key, value)) for key, value in CLASS.items()} | {'lesson': lesson.name})}"
+    fixed = {key: str(kept.get(key, value)) for key, value in CLASS.items()}
+    fixed["bos"] = str(kept.get("bos", True)).lower()
+    own = {"prompt": "prompt", "file": "file"}.get(fixed["t"])  # the words themselves, or the mark of an uploaded text
+    if own and own in kept:
+        fixed[own] = str(kept[own])
+    return f"lessons?{urlencode(fixed | {'lesson': lesson.name})}"
 
 
 def dial_words(dial: Dial) -> str:

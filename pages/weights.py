@@ -30,7 +30,7 @@ from rotviz.plots.weight_grid import draw_weight_grid
 from rotviz.plots.weight_map import draw_weight_map
 from rotviz.plots.words import count, number
 from rotviz.quantizers import QUANTIZERS, is_calibrated
-from rotviz.reports.runs import dig, names_of
+from rotviz.reports.runs import dig, names_of, title_of
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import QuantSpec
 from rotviz.ui.accumulated import queue_runs
@@ -170,7 +170,7 @@ def from_runs(model: str) -> None:
         return
     labels = names_of(list(records.values()))
     chosen = [records[i] for i in st.multiselect("Runs", list(records), list(records)[:2], key="wruns", max_selections=MOST, **BOUND,
-                                                 format_func=lambda i: f"{records[i].title} · {i[-6:]}", placeholder="up to four")]
+                                                 format_func=lambda i: f"{title_of(records[i])} · {i[-6:]}", placeholder="up to four")]
     if not chosen:
         st.caption("Choose up to four runs.")
         return
@@ -320,7 +320,7 @@ def _recipe(model: str, turn: Turn, spec: QuantSpec) -> Recipe | None:
         if not records:
             st.info("This model has no runs yet.")
             return None
-        chosen = st.selectbox("Run", list(records), key="wrun", **BOUND, format_func=lambda i: f"{records[i].title} · {i[-6:]}")
+        chosen = st.selectbox("Run", list(records), key="wrun", **BOUND, format_func=lambda i: f"{title_of(records[i])} · {i[-6:]}")
         return Recipe.from_dict(records[chosen].recipe)
     cells = st.columns(4, vertical_alignment="bottom")
     method = cells[0].selectbox("Weight method", [m for m in QUANTIZERS if m != "none"], index=[m for m in QUANTIZERS if m != "none"].index("rtn"),

@@ -176,7 +176,7 @@ def _listed(prepared: Prepared) -> Importance:
         linearize_experts(view)
         for path, (module, roles) in linear_paths(view).items():
             names.append(f"{index}.{'+'.join(roles)}")
-            rows.append({"block": index, "path": path, "elements": module.weight.numel(), "costs": None})
+            rows.append({"block": index, "path": path, "role": "+".join(roles), "elements": module.weight.numel(), "costs": None})
     here = kept.kept(tuple(names))
     base = recipe.weights.spec().bits
     weight_bits = [max(bits, base) for bits in here]

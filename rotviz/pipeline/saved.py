@@ -67,6 +67,15 @@ def saved_rotations(model: str) -> list[SavedRotation]:
     return sorted(found, key=lambda saved: saved.created, reverse=True)
 
 
+def method_of_file(file: str | Path) -> str:
+    """The method that made a saved rotation; "saved" where the file is gone or does not say."""
+    path = Path(file)
+    try:
+        return str(_header(path, path.stat().st_mtime_ns).get("method", "saved"))
+    except (OSError, SafetensorError, json.JSONDecodeError):
+        return "saved"
+
+
 @lru_cache(maxsize=256)
 def _header(path: Path, changed: int) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:

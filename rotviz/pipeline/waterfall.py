@@ -19,6 +19,7 @@ from typing import Any
 
 from rotviz.allocation import is_budgeted
 from rotviz.pipeline.recipe import Recipe
+from rotviz.pipeline.saved import method_of_file
 from rotviz.quantizers import QUANTIZERS
 from rotviz.rotations import ROTATIONS, learns
 from rotviz.types import FLOAT_BITS
@@ -52,7 +53,7 @@ def lines_of(recipe: Recipe) -> dict[str, list[Step]]:
     plain = replace(recipe, rotation=replace(recipe.rotation, method=NONE, load=""), rotation_settings=ROTATIONS[NONE]())
     lines = {NONE: steps_of(plain)}
     if recipe.rotation.method != NONE:
-        lines[recipe.rotation.method] = steps_of(recipe)
+        lines[method_of_file(recipe.rotation.load) if recipe.rotation.load else recipe.rotation.method] = steps_of(recipe)
     return lines
 
 

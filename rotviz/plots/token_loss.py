@@ -117,7 +117,7 @@ def _alt(series: Mapping[str, np.ndarray], tokens: Sequence[str], first: int, wh
             i = int(np.nanargmax(values))
             parts.append(f"{short(name, 40)} {number(float(np.nanmean(values)))} on average, most {number(float(values[i]))} at token {i + first} "
                          f"(“{short(visible(tokens[i]), 16)}”)")
-    return f"{what.capitalize()}, of {count(len(tokens), 'token')}: {'; '.join(parts)}."
+    return f"{what[:1].upper()}{what[1:]}, of {count(len(tokens), 'token')}: {'; '.join(parts)}."
 
 
 def _table(series: Mapping[str, np.ndarray], tokens: Sequence[str], first: int) -> pd.DataFrame:

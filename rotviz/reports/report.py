@@ -45,6 +45,7 @@ from rotviz.reports.runs import (
     repeat_with,
     rotation_of_run,
     side_by_side,
+    title_of,
 )
 from rotviz.store.runs import RunRecord, Status, Store
 
@@ -107,7 +108,7 @@ class Report:
     def title(self) -> str:
         """`hadamard R1234 W4A4KV16 rtn of smollm2-135m`, or how many runs of what."""
         models = ", ".join(dict.fromkeys(r.model for r in self.records))
-        return f"{self.records[0].title} of {models}" if len(self.records) == 1 else f"{len(self.records)} runs of {models} compared"
+        return f"{title_of(self.records[0])} of {models}" if len(self.records) == 1 else f"{len(self.records)} runs of {models} compared"
 
     @property
     def summary(self) -> list[str]:

@@ -17,7 +17,7 @@ from rotviz.plots.pareto import draw_pareto
 from rotviz.plots.perplexity_bars import draw_perplexity_bars
 from rotviz.plots.progress_by_block import draw_progress_by_block
 from rotviz.plots.words import count
-from rotviz.reports.runs import classifies, dig, names_of, result_of
+from rotviz.reports.runs import classifies, dig, method_of, names_of, result_of
 from rotviz.store.runs import RunRecord, Store
 from rotviz.types import FLOAT_BITS, SITE_WORDS, Site
 
@@ -166,7 +166,7 @@ def learning_curves(history: History) -> dict[str, Drawing]:
 
 
 def _methods(records: Sequence[RunRecord]) -> list[str]:
-    return [str(dig(r.recipe, "rotation", "method")) for r in records]
+    return [method_of(r) for r in records]
 
 
 def _drawn(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:

@@ -19,6 +19,7 @@ from rotviz.config import to_mapping
 from rotviz.evaluation.sites import mark_of
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.repeat import command_line, differences
+from rotviz.pipeline.saved import method_of_file
 from rotviz.rotations import ROTATIONS
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import FLOAT_BITS, Slot
@@ -91,11 +92,25 @@ def apart_from_rotation(record: RunRecord) -> str:
     return json.dumps([recipe, str(measure_of(record))], sort_keys=True)
 
 
+def method_of(record: RunRecord) -> str:
+    """The method that made a run's rotations, in this run or in the one that it loaded them from (whose recipe says only the file)."""
+    file = dig(record.recipe, "rotation", "load")
+    return str(dig(record.result, "learning", "method") or (method_of_file(file) if file else dig(record.recipe, "rotation", "method")))
+
+
+def title_of(record: RunRecord) -> str:
+    """The run's title; with a rotation from a file that rotation's method and mark in place of the recipe's method, which was not used."""
+    table = record.recipe["rotation"]
+    if not table.get("load"):
+        return record.title
+    return f"{method_of(record)} {mark_of(table['load'])}{record.title.removeprefix(str(table['method']))}"
+
+
 def rotation_of_run(record: RunRecord) -> str:
     """`hadamard`; of a method with other than its usual settings `peak, steps 40`; of a rotation from a file `peak, 3f2a`."""
     table = record.recipe["rotation"]
     if table.get("load"):
-        return f"{dig(record.result, 'learning', 'method') or 'saved'}, {mark_of(table['load'])}"
+        return f"{method_of(record)}, {mark_of(table['load'])}"
     method = str(table["method"])
     usual = to_mapping(ROTATIONS[method]()) if method in ROTATIONS else {}
     changed = [f"{key} {plain_value(value)}" for key, value in table.get(method, {}).items() if usual.get(key, value) != value]
@@ -204,7 +219,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
     result = record.result or {}
     stages = result.get("seconds") or {}
     return {
-        "status": str(record.status), "recipe": record.title, "perplexity": dig(result, "perplexity", "quantized", "value"),
+        "status": str(record.status), "recipe": title_of(record), "perplexity": dig(result, "perplexity", "quantized", "value"),
         "± ppl": dig(result, "perplexity", "quantized", "stderr"), "ratio": dig(result, "perplexity", "ratio", "value"),
         "± ratio": dig(result, "perplexity", "ratio", "stderr"), "KL": dig(result, "divergence", "kl_nats"),
         "same top": dig(result, "divergence", "same_top"), "seconds": sum(stages.values()) if stages else None,
@@ -229,5 +244,5 @@ def _name_parts(record: RunRecord) -> tuple[str, str, str, str]:
     cache = f"KV{bits[2]}" if bits[2] != FLOAT_BITS else ""
     slots = dig(recipe, "rotation", "slots") or []
     partly = "+".join(slots) if dig(recipe, "rotation", "method") != "none" and len(slots) != len(Slot) else ""
-    return (f"{dig(recipe, 'rotation', 'method')} W{bits[0]}A{bits[1]}{cache}", f"{partly} {dig(recipe, 'weights', 'method')}".strip(),
+    return (f"{method_of(record)} W{bits[0]}A{bits[1]}{cache}", f"{partly} {dig(recipe, 'weights', 'method')}".strip(),
             f"seed {recipe.get('seed')}", short_id(record.run_id))

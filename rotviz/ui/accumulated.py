@@ -13,7 +13,7 @@ from rotviz.pipeline.recipe import Recipe
 from rotviz.plots.drawing import Drawing
 from rotviz.plots.error_by_block import draw_error_by_block
 from rotviz.plots.words import count
-from rotviz.reports.runs import dig, result_of
+from rotviz.reports.runs import dig, result_of, title_of
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import QuantSpec, Site
 from rotviz.ui.live import live_run
@@ -51,7 +51,7 @@ def others(look: Look, taken: Sequence[RunRecord]) -> list[RunRecord]:
 
 def run_name(record: RunRecord) -> str:
     """`hadamard R1234 W16A4KV16 (seed 0)`."""
-    return f"{record.title} (seed {dig(record.recipe, 'seed')})"
+    return f"{title_of(record)} (seed {dig(record.recipe, 'seed')})"
 
 
 def residual(records: Sequence[RunRecord], names: Sequence[str]) -> Drawing:

@@ -128,6 +128,7 @@ def _uploaded() -> str:
     path = home() / "texts" / f"{mark}.txt"
     if not mark.isalnum() or not path.is_file():
         raise BadInput("choose a text file (UTF-8, up to 20 MB)")
+    st.session_state["file"] = mark  # for links that other pages make
     return str(path)
 
 

@@ -6,7 +6,7 @@ as shared resources. Continuations are made under a lock, one model at a time, a
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ from rotviz.plots.token_loss import draw_token_loss
 from rotviz.plots.words import visible
 from rotviz.reports.compare import effect_words, effects_of, token_scores
 from rotviz.reports.run_figures import LOG_FROM, MEASURES, error_grid, residual_figure
-from rotviz.reports.runs import dig, duration, names_of, result_of
+from rotviz.reports.runs import dig, duration, method_of, names_of, result_of
 from rotviz.store.runs import RunRecord, Store
-from rotviz.types import CACHE_SITES, Site
+from rotviz.types import CACHE_SITES, SITE_OF_ROLE, Role, Site
 from rotviz.ui.cache import captured, errors_by_channel
 from rotviz.ui.progress import progress
 
@@ -55,7 +55,7 @@ _GENERATING = threading.Lock()
 def labels_of(records: Sequence[RunRecord]) -> dict[str, str]:
     """What figures and tables call the runs: the rotation alone where nothing else tells them apart, which brings its own colour."""
     names = names_of(records)
-    methods = {r.run_id: str(dig(r.recipe, "rotation", "method")) for r in records}
+    methods = {r.run_id: method_of(r) for r in records}
     rest = {names[i].removeprefix(method) for i, method in methods.items()}
     return methods if len(set(methods.values())) == len(records) and len(rest) == 1 else names
 
@@ -169,7 +169,8 @@ def turn_of(record: RunRecord) -> Turn:
 def channel_lines(records: Sequence[RunRecord], block: int, site: Site) -> dict[str, np.ndarray]:
     """By run the mean squared error of every channel of a site when it is rounded as in the run, on the first tokens of the first run's text.
 
-    Runs of another model and runs that round nothing there are left out.
+    Runs of another model, runs that round nothing there and those of `scaled_runs` are left out. Where linears that read the site keep its input at
+    more bits of their own, the fewest bits that any of them reads it with count.
 
     Raises:
         RotvizError: the text or a rotation cannot be had any more.
@@ -179,10 +180,22 @@ def channel_lines(records: Sequence[RunRecord], block: int, site: Site) -> dict[
     found = {}
     for record, name in zip(records, labels_of(records).values(), strict=True):
         recipe = Recipe.from_dict(record.recipe)
-        spec = (recipe.kv if site in CACHE_SITES else recipe.activations).spec()
-        if record.model == records[0].model and spec.quantizes:
+        spec = recipe.kv.spec() if site in CACHE_SITES else replace(recipe.activations.spec(), bits=_input_bits(record, block, site))
+        if recipe.scaling.method == "none" and record.model == records[0].model and spec.quantizes:
             found[name] = errors_by_channel(seen.path, block, site, turn_of(record), spec)
     return found
+
+
+def scaled_runs(records: Sequence[RunRecord]) -> list[str]:
+    """Names of the runs that scale channels before they are rounded, which looking at one site alone does not do."""
+    return [name for record, name in zip(records, labels_of(records).values(), strict=True) if dig(record.recipe, "scaling", "method") != "none"]
+
+
+def _input_bits(record: RunRecord, block: int, site: Site) -> int:
+    """Bits of a site's input as the run rounded it."""
+    rows = dig(result_of(record), "allocation", "weights") or ()
+    kept = [row["input_bits"] for row in rows if row["block"] == block and "role" in row and SITE_OF_ROLE[Role(row["role"].split("+")[0])] == site]
+    return min(kept, default=record.recipe["activations"]["bits"])
 
 
 def channel_rows(lines: Mapping[str, np.ndarray], channel: int) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from rotviz.figures.files import BY_BROWSER, MEDIA, bundle, content
 from rotviz.figures.make import PaperFigure, finished, make
 from rotviz.pipeline.saved import saved_rotations
 from rotviz.plots.export import missing
-from rotviz.reports.runs import short_id
+from rotviz.reports.runs import short_id, title_of
 from rotviz.store.runs import RunRecord
 from rotviz.ui.forms import plain_form
 
@@ -45,7 +45,7 @@ def pick_runs(name: str, model: str) -> tuple[str, ...] | None:
 
 def run_label(record: RunRecord) -> str:
     """`hadamard R1234 W4A4KV16 rtn, seed 0 · 7f3a9c`: the same whatever else is listed, so that a link keeps its meaning."""
-    return f"{record.title}, seed {record.recipe.get('seed')} · {short_id(record.run_id)}"
+    return f"{title_of(record)}, seed {record.recipe.get('seed')} · {short_id(record.run_id)}"
 
 
 def made(name: str, subject: Subject, settings: Mapping[str, Any], capture: Path | None) -> PaperFigure:

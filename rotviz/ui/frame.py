@@ -25,7 +25,7 @@ LOOKING = (START, "outliers", "massive_tokens", "microscope", "figures", "rotate
 LOADING = ("doctor", "evaluate", "hurts", "budget", "weights")
 """Pages that have a use for a model alone."""
 
-SHARED = ("m", "t", "n", "bos", "prompt", "b", "s", "r", "seed", "slots", "ra", "sa", "rb", "sb", "bits", "clip", "group", "sym", "tok", "at",
+SHARED = ("m", "t", "n", "bos", "prompt", "file", "b", "s", "r", "seed", "slots", "ra", "sa", "rb", "sb", "bits", "clip", "group", "sym", "tok", "at",
           "tour")
 """Keys of the choices that mean the same on every page that has them."""
 

@@ -15,7 +15,7 @@ from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.saved import SavedRotation
 from rotviz.plots.words import count, number
 from rotviz.reports.run_figures import History
-from rotviz.reports.runs import Measure, dig, measure_labels, measure_of
+from rotviz.reports.runs import Measure, dig, measure_labels, measure_of, method_of
 from rotviz.rotations import ROTATIONS, learns
 from rotviz.rotations.learning import STARTS, is_file
 from rotviz.store.runs import RunRecord, Status, Store
@@ -173,11 +173,6 @@ def groups_of(model: str) -> list[Group]:
         label = f"{_bits(runs[0])} · {by_measure[measure]}"
         labels.append(label if label not in labels else f"{label} ({len(labels) + 1})")
     return [Group(label, runs) for label, runs in zip(labels, kept.values(), strict=True)]
-
-
-def method_of(record: RunRecord) -> str:
-    """The method that made a run's rotations, in this run or in the one that it loaded them from."""
-    return str(dig(record.result, "learning", "method") or dig(record.recipe, "rotation", "method"))
 
 
 def file_of(record: RunRecord) -> str:

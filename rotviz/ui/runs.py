@@ -12,7 +12,7 @@ from rotviz.errors import UnknownName
 from rotviz.pipeline.checkpoint import FILE as CHECKPOINT_FILE
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.repeat import flat
-from rotviz.reports.runs import classifies, dig, plain_value, short_id
+from rotviz.reports.runs import classifies, dig, method_of, plain_value, short_id, title_of
 from rotviz.store.runs import RunRecord, Status, Store, StoredEvent
 
 LISTED = 1000
@@ -48,7 +48,7 @@ def matching(records: Sequence[RunRecord], words: str = "", models: Sequence[str
     """The records that pass every filter; an empty one lets all pass. Every word must be in the title, the id or a recipe's key=value."""
     wanted = words.lower().split()
     return [r for r in records if (not models or r.model in models) and (not states or r.status in states)
-            and (not methods or dig(r.recipe, "rotation", "method") in methods) and all(word in _haystack(r) for word in wanted)]
+            and (not methods or method_of(r) in methods) and all(word in _haystack(r) for word in wanted)]
 
 
 def reference_words(records: Sequence[RunRecord]) -> str:
@@ -133,7 +133,7 @@ def safe(text: str) -> str:
 def headline(record: RunRecord) -> str:
     """A run in one line of Markdown."""
     seed, mark = record.recipe.get("seed"), short_id(record.run_id)
-    return f"{badge(record.status)} **{safe(record.title)}** · seed {seed} · {safe(record.model)} · `{mark}`"
+    return f"{badge(record.status)} **{safe(title_of(record))}** · seed {seed} · {safe(record.model)} · `{mark}`"
 
 
 def why_stopped(record: RunRecord) -> str:
@@ -159,7 +159,7 @@ def error_log(record: RunRecord) -> str:
 
 def _haystack(record: RunRecord) -> str:
     keys = " ".join(f"{key}={plain_value(value)}" for key, value in flat(record.recipe).items())
-    return f"{record.title} {record.run_id} {keys}".lower()
+    return f"{title_of(record)} {record.run_id} {keys}".lower()
 
 
 def _last_block(events: Sequence[StoredEvent]) -> int | None:

@@ -21,7 +21,7 @@ from rotviz.pipeline.budget import Calibration, Prediction, calibrated, predict,
 from rotviz.pipeline.prepare import prepare
 from rotviz.pipeline.preview import Preview, estimates, kept_preview, preview, preview_path
 from rotviz.pipeline.recipe import Recipe
-from rotviz.reports.runs import dig, duration, result_of
+from rotviz.reports.runs import dig, duration, result_of, title_of
 from rotviz.store.runs import Status, Store
 from rotviz.types import FLOAT_BITS
 from rotviz.ui.forms import pick_text
@@ -155,7 +155,8 @@ def cost_words(cost: Cost, seconds: float) -> str:
 def calibration_of(recipe: Recipe, found: Preview) -> Calibration:
     """What stored runs of the model say of the prediction."""
     records = Store().list(status=Status.DONE, model=recipe.model, limit=200)
-    return calibrated(found, recipe, ((r.run_id, r.title, result_of(r)) for r in records if r.recipe["weights"]["method"] == recipe.weights.method))
+    kept = (r for r in records if r.recipe["weights"]["method"] == recipe.weights.method)
+    return calibrated(found, recipe, ((r.run_id, title_of(r), result_of(r)) for r in kept))
 
 
 def float_loss(recipe: Recipe, found: Preview, calibration: Calibration) -> tuple[float, str]:

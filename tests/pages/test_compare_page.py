@@ -1,7 +1,8 @@
 """The page Compare on real runs of a tiny model: every control moves what it should, links open the same view, what cannot be compared is said."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,19 @@ from streamlit.testing.v1 import AppTest
 
 from rotviz.jobs import supervise
 from rotviz.jobs.execute import execute_now
+from rotviz.models.loading import load
+from rotviz.models.walk import BlockSource
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.token_scores import FILE
+from rotviz.pipeline.waterfall import lines_of
+from rotviz.reports.runs import method_of, title_of
+from rotviz.rotations import ROTATIONS
 from rotviz.store.runs import RunRecord, Store
-from rotviz.ui.compare import labels_of
+from rotviz.surgery.doctor import source_sizes
+from rotviz.surgery.plan import make_plan
+from rotviz.surgery.saved import save_plan
+from rotviz.types import Site, Slot
+from rotviz.ui.compare import channel_lines, labels_of
 
 PAGE = Path(__file__).resolve().parents[2] / "pages" / "compare.py"
 CEILING = 2_000_000
@@ -92,6 +102,20 @@ def pair(store: Store) -> tuple[RunRecord, RunRecord]:
     return _of(store, method="none"), _of(store)
 
 
+@pytest.fixture
+def made(store: Store) -> Iterator[Callable[[Recipe], RunRecord]]:
+    """Carries out further recipes, whose runs go when the test ends."""
+    runs: list[str] = []
+
+    def make(recipe: Recipe) -> RunRecord:
+        runs.append(execute_now(store, recipe)["run_id"])
+        return store.get(runs[-1])
+
+    yield make
+    for run_id in runs:
+        store.delete(run_id)
+
+
 # Which runs
 
 
@@ -99,7 +123,7 @@ def test_too_few_runs_say_what_is_needed(tmp_path: Path, store: Store, monkeypat
     assert "Choose two to 6" in _words(_page())
     assert "Choose two to 6" in _words(_page(_of(store)))
     monkeypatch.setenv("ROTVIZ_HOME", str(tmp_path))
-    assert "Two finished runs are needed" in _words(_page())
+    assert "Two finished runs are needed, both of language models" in _words(_page())
 
 
 def test_the_box_writes_the_link_and_the_link_chooses(pair: tuple[RunRecord, RunRecord], store: Store) -> None:
@@ -137,6 +161,27 @@ def test_bars_have_error_bars_and_differences_are_ranked_by_their_effect(store: 
     wanted = np.mean([values["hadamard", kv] - values["none", kv] for kv in (4, 16)])
     assert known.set_index("recipe key").loc["rotation.method", "nats a token"] == pytest.approx(wanted)
     assert "not known: no two runs differ in this alone" in set(table["effect on perplexity"])
+
+
+def test_reports_are_at_hand(pair: tuple[RunRecord, RunRecord]) -> None:
+    assert [b.label for b in _page(*pair).get("download_button")][:2] == ["Report as HTML", "Report as notebook"]
+
+
+def test_a_run_with_a_rotation_from_a_file_has_that_rotations_name(store: Store, made: Callable[[Recipe], RunRecord], tmp_path: Path) -> None:
+    file = tmp_path / "rotation-3f2a.safetensors"
+    plan = make_plan(ROTATIONS["orthogonal"]().build, (Slot.R1,), source_sizes(BlockSource(load("tiny-llama").model)), 7)
+    save_plan(file, plan, {"method": "peak"})
+    plain = _of(store)
+    loaded = made(_recipe(rotation={"load": str(file), "slots": ["R1"]}))
+    assert loaded.recipe["rotation"]["method"] == "hadamard", "what the recipe says, and what was not used"
+    assert labels_of([plain, loaded]) == {plain.run_id: "hadamard", loaded.run_id: "peak"}
+    assert title_of(loaded).startswith("peak 3f2a R1 ")
+    lines = lines_of(Recipe.from_dict(loaded.recipe))
+    assert list(lines) == ["none", "peak"] and method_of(loaded) == "peak"
+    waiting = replace(loaded, result=None)
+    assert method_of(waiting) == "peak", "before there is a result the file says it"
+    file.unlink()
+    assert method_of(waiting) == "saved" and method_of(loaded) == "peak"
 
 
 def test_the_same_recipe_twice_differs_in_nothing(pair: tuple[RunRecord, RunRecord], store: Store) -> None:
@@ -186,6 +231,24 @@ def test_one_channel_in_every_run(store: Store) -> None:
     assert list(_table(at, "rank")["run"]) == [labels_of(runs)[runs[2].run_id]]
     kept = _page(*runs, ctab="Channels", state={"ch": 10**6}).number_input(key="ch")
     assert kept.value == kept.max
+
+
+def test_kept_inputs_are_rounded_as_they_were(made: Callable[[Recipe], RunRecord]) -> None:
+    listed = {"method": "listed", "listed": {"keep": ["1.down"], "bits": 8}}
+    plain, kept = made(_recipe(weights={"bits": 4})), made(_recipe(weights={"bits": 4}, allocation=listed))
+    for block, ratio in ((0, 1.0), (1, 100.0)):
+        one, other = (values.sum() for values in channel_lines([plain, kept], block, Site.DOWN_IN).values())
+        assert one == pytest.approx(other) if ratio == 1.0 else one > ratio * other
+
+
+def test_scaled_channels_are_left_out_and_weights_alone_have_none(store: Store, made: Callable[[Recipe], RunRecord]) -> None:
+    plain = _of(store)
+    scaled = made(_recipe(scaling={"method": "smoothquant"}, text={"evaluation": "pydoc", "calibration": "pydoc", "samples": 1,
+                                                                   "windows": WINDOWS, "length": LENGTH}))
+    at = _page(plain, scaled, ctab="Channels", s="mlp_in", b="1")
+    assert len(_table(at, "rank")) == 1 and "SmoothQuant scales channels" in _words(at)
+    weights = _of(store, weights=4), made(_recipe(weights={"bits": 3}, activations={"bits": 16}))
+    assert "No activations were rounded" in _words(_page(*weights, ctab="Channels"))
 
 
 # Tokens

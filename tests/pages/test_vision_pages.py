@@ -132,6 +132,14 @@ def test_runs_opens_one_and_compares_several() -> None:
 
 
 @pytest.mark.usefixtures("home")
+@pytest.mark.usefixtures("home")
+def test_compare_is_for_language_models() -> None:
+    again = execute_now(Store(), Recipe.from_dict({"model": "tiny-llama", "seed": 1, "text": {"evaluation": "pydoc", "windows": 1, "length": 32}}))
+    vision = next(r for r in Store().list() if r.model == "tiny-vit")
+    assert "Compare is for language models" in _words(_page("compare", runs=vision.run_id))
+    Store().delete(again["run_id"])
+
+
 def test_a_run_without_labels_says_that_accuracy_is_not_known(tmp_path: Path) -> None:
     from PIL import Image
 
