@@ -69,7 +69,7 @@ def draw() -> None:
     st.title("Compare runs")
     done = [record for record in listed(status=Status.DONE) if not classifies(record)]  # those of vision models: page Runs
     if len(done) < 2:
-        st.info("Two finished runs are needed, both of language models. Put recipes on the queue on the page Evaluate, or use `python -m rotviz run`.")
+        st.info("Two finished runs are needed, both of language models. Queue recipes on the page Evaluate, or use `python -m rotviz run`.")
         return
     records = _chosen(done)
     if len(records) < 2:

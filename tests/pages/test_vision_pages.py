@@ -132,7 +132,6 @@ def test_runs_opens_one_and_compares_several() -> None:
 
 
 @pytest.mark.usefixtures("home")
-@pytest.mark.usefixtures("home")
 def test_compare_is_for_language_models() -> None:
     again = execute_now(Store(), Recipe.from_dict({"model": "tiny-llama", "seed": 1, "text": {"evaluation": "pydoc", "windows": 1, "length": 32}}))
     vision = next(r for r in Store().list() if r.model == "tiny-vit")
@@ -140,6 +139,7 @@ def test_compare_is_for_language_models() -> None:
     Store().delete(again["run_id"])
 
 
+@pytest.mark.usefixtures("home")
 def test_a_run_without_labels_says_that_accuracy_is_not_known(tmp_path: Path) -> None:
     from PIL import Image
 
