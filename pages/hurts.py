@@ -148,7 +148,7 @@ def _ranking(ablation: Mapping[str, Any] | None, estimate: Mapping[str, Mapping[
     table = ranked_table(ablation, estimate)
     st.dataframe(table, hide_index=True, key="hranking", alt="What each unit costs, the worst first", height=min(38 + 35 * len(table), 318),
                  column_config={name: st.column_config.NumberColumn(format="%.3g", help=words) for name, words in COLUMNS.items() if name in table})
-    st.caption("The same from the command line: `python -m rotviz hurts --unit block --json`, with `--preview` for the estimate.")
+    st.markdown("The same from the command line: `python -m rotviz hurts --unit block --json`, with `--preview` for the estimate.")
 
 
 def _mend(recipe: Recipe, asked: Recipe, ablation: Mapping[str, Any] | None, estimate: Mapping[str, Mapping[str, Any]]) -> None:

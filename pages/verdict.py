@@ -101,7 +101,8 @@ def _table(found: Sequence[Place]) -> None:
                                for p in shown]),
                  hide_index=True, height=min(38 + 35 * len(shown), 388), key="places", alt="The verdict at each place",
                  column_config={name: st.column_config.NumberColumn(format="%.3g") for name in ("B / A", "from", "to")})
-    st.caption("Lost: median share of a token's energy. The same from the command line: `python -m rotviz verdict --a none --b hadamard --json`.")
+    st.caption("Lost: median share of a token's energy.")
+    st.markdown("The same from the command line: `python -m rotviz verdict --a none --b hadamard --json`")
 
 
 def _last(value: float) -> float:

@@ -54,3 +54,12 @@ def embedded_home(session_home: Path, user_environment: dict[str, str]) -> Path:
             place(name).parent.mkdir(parents=True, exist_ok=True)
             place(name).symlink_to(source, target_is_directory=source.is_dir())
     return session_home
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One Chromium for the session: Playwright runs once in a process."""
+    from lab import chromium
+
+    with chromium() as found:
+        yield found

@@ -1,7 +1,7 @@
-"""One server and one browser for all browser tests; every visit is a context of its own."""
+"""One server for all browser tests; every visit is a context of its own in the session's browser."""
 
 import pytest
-from lab import chromium, served, settled
+from lab import served, settled
 
 
 @pytest.fixture(scope="session")
@@ -12,12 +12,6 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="session")
 def address(home):
     with served(home) as found:
-        yield found
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with chromium() as found:
         yield found
 
 

@@ -1,11 +1,10 @@
 """Linked choices in a real browser: a click on a point of one figure moves the widgets, the other figures and the link."""
 
-import os
 from urllib.parse import parse_qs, urlparse
 
 import pytest
 from install_browser import find
-from lab import chromium, served, settled
+from lab import served, settled
 
 from rotviz.jobs.execute import execute_now
 from rotviz.pipeline.recipe import Recipe
@@ -17,18 +16,15 @@ if find() is None:
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
+def opened(tmp_path_factory, browser):
     """A function that opens the page Compare on two runs of a tiny model."""
     home = tmp_path_factory.mktemp("linked-home")
-    before = os.environ.get("ROTVIZ_HOME")
-    os.environ["ROTVIZ_HOME"] = str(home)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROTVIZ_HOME", str(home))
         runs = [execute_now(Store(), Recipe.from_dict({
             "model": "tiny-llama", "rotation": {"method": method}, "weights": {"method": "none", "bits": 16},
             "text": {"evaluation": "pydoc", "windows": 2, "length": 32}}))["run_id"] for method in ("none", "hadamard")]
-    finally:
-        os.environ["ROTVIZ_HOME"] = before or ""
-    with served(home) as address, chromium() as browser:
+    with served(home) as address:
         def open_page(query):
             page = browser.new_page(viewport={"width": 1280, "height": 1600})
             page.goto(f"{address}/{query.format(runs=','.join(runs))}")

@@ -238,7 +238,8 @@ def environment(home: Path) -> dict[str, str]:
 def test_interrupt_is_exit_status_130_and_resume_finishes(home):
     command = [sys.executable, "-m", "rotviz", "run", "--model", "tiny-llama", "--set", "text.evaluation=pydoc", "--set",
                "text.windows=300", "--set", "text.length=512", "--json"]
-    process = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # where the tests run in a shell's background, SIGINT is ignored
+    process = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **listening)
     deadline = time.monotonic() + 90
     while not list(home.glob("runs/*/checkpoint/walk.safetensors")) and time.monotonic() < deadline:
         assert process.poll() is None, process.stderr.read()

@@ -219,24 +219,22 @@ def test_command_line(store, tmp_path, capsys):
 
 
 @pytest.mark.browser
+@pytest.mark.xdist_group("browser")
 @pytest.mark.skipif(browser() is None, reason="no Chrome or Chromium here")
-def test_the_file_opens_alone_draws_everything_and_asks_nobody(store, tmp_path):
-    from lab import chromium
-
+def test_the_file_opens_alone_draws_everything_and_asks_nobody(store, tmp_path, browser):
     made = report(store, "none", "hadamard", "peak")
     path = Path(tmp_path / "report.html")
     path.write_bytes(content(made, ".html"))
-    with chromium() as opened:
-        page = opened.new_context(color_scheme="dark", viewport={"width": 390, "height": 900}).new_page()
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(path.as_uri())
-        page.wait_for_function(f"() => document.querySelectorAll('.plot .main-svg').length >= {len(made.figures)}", timeout=30_000)
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
-        ink = "() => document.querySelector('.plot')._fullLayout.font.color"
-        assert page.evaluate(ink) == "#e8ebf0"
-        page.emulate_media(color_scheme="light")
-        page.wait_for_function(f"() => ({ink})() === '#1c2430'")
+    page = browser.new_context(color_scheme="dark", viewport={"width": 390, "height": 900}).new_page()
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_function(f"() => document.querySelectorAll('.plot .main-svg').length >= {len(made.figures)}", timeout=30_000)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    ink = "() => document.querySelector('.plot')._fullLayout.font.color"
+    assert page.evaluate(ink) == "#e8ebf0"
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function(f"() => ({ink})() === '#1c2430'")
     assert not said and [u for u in asked if not u.startswith(("data:", "blob:"))] == [path.as_uri()]
