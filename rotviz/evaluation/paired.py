@@ -266,8 +266,9 @@ def _with_reason(place: Place, a: Turn, b: Turn) -> Place:
 def _reasons(place: Place, a: Turn, b: Turn) -> Iterator[str]:
     """Why, most telling first."""
     if place.kind == UNKNOWN:
-        few = f"too few tokens: {place.tokens} ordinary ones of the {FEWEST} that are needed"
-        yield few if place.tokens < FEWEST else "an error is no finite number"
+        needed = FEWEST * BLOCK
+        few = f"too few tokens: {place.tokens} ordinary ones of the {needed} that are needed"
+        yield few if place.tokens < needed else "an error is no finite number"
         return
     if not (a.acts_on(place.site) or b.acts_on(place.site)):
         yield f"neither turns this site (slot {SLOT_OF_SITE[place.site]})"
