@@ -12,30 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import asked, call
 
-from rotviz.cli import main
 from rotviz.store.runs import Store
 
 SMALL = ["--model", "tiny-llama", "--set", "text.evaluation=pydoc", "--set", "text.windows=2", "--set", "text.length=64"]
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROTVIZ_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-def call(capsys, *arguments):
-    """Exit status, standard output and standard error of a command in this process."""
-    status = main(list(arguments))
-    printed = capsys.readouterr()
-    return status, printed.out, printed.err
-
-
-def asked(capsys, *arguments):
-    status, out, _ = call(capsys, *arguments, "--json")
-    assert status == 0 and out.count("\n") == 1
-    return json.loads(out)
 
 
 def test_run_show_runs_compare(capsys, home):

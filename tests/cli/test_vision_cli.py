@@ -1,29 +1,10 @@
 """The command line on a vision model: the promised JSON, tables in the right words, and what needs a text refused."""
 
-import json
 
-import pytest
 
-from rotviz.cli import main
+from commands import asked, call
 
 SMALL = ["--model", "tiny-vit", "--set", "images.count=40"]
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROTVIZ_HOME", str(tmp_path / "home"))
-
-
-def call(capsys, *arguments):
-    status = main(list(arguments))
-    printed = capsys.readouterr()
-    return status, printed.out, printed.err
-
-
-def asked(capsys, *arguments):
-    status, out, _ = call(capsys, *arguments, "--json")
-    assert status == 0 and out.count("\n") == 1
-    return json.loads(out)
 
 
 def test_run_show_runs_compare_export(capsys, tmp_path):
