@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rotviz.cli.looking import add_look, look_of
 from rotviz.cli.output import Progress, print_json, print_table
 from rotviz.errors import BadInput
 
@@ -18,11 +19,7 @@ def add(subparsers: Any) -> None:
     parser = subparsers.add_parser("figure", help="make a paper's figure for your model", description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", metavar="NAME", help="which figure, such as channel-ribbons; none = list them")
-    parser.add_argument("--model", default="smollm2-135m", help="an embedded name, a hub id, a folder, or a .gguf file")
-    parser.add_argument("--text", default="pydoc", help="a text source: pydoc, wikitext2:test, a path to a .txt file")
-    parser.add_argument("--prompt", help="the text itself, in place of a source")
-    parser.add_argument("--tokens", type=int, default=512, help="how many tokens (2 to 8192)")
-    parser.add_argument("--no-bos", action="store_true", help="without the special tokens that the tokenizer adds")
+    add_look(parser)
     parser.add_argument("--block", type=int, help="decoder layer, counted from 0; the middle one if not given")
     parser.add_argument("--site", default="mlp_in", help="attn_in, o_in, mlp_in, down_in, key, value or resid")
     parser.add_argument("--run", action="append", default=[], metavar="RUN", help="a finished run, for figures of runs; may be given several times")
@@ -44,7 +41,7 @@ def handle(options: argparse.Namespace) -> int:
     if options.name is None:
         return _list(options.json)
     progress = Progress()
-    subject = Subject(_look(options), options.block, _site(options.site), tuple(options.run))
+    subject = Subject(look_of(options), options.block, _site(options.site), tuple(options.run))
     made = make(options.name, subject, _settings(options.set), progress)
     progress.close()
     files = [str(path) for path in write(made, Path(options.to).expanduser().absolute())] if options.to else []
@@ -72,12 +69,6 @@ def _list(as_json: bool) -> int:
     else:
         print_table(rows, ["name", "title", "made from", "settings"])
     return 0
-
-
-def _look(options: argparse.Namespace) -> Any:
-    from rotviz.capture.inspect import Look
-
-    return Look(options.model, options.text, options.tokens, not options.no_bos, options.prompt)
 
 
 def _site(name: str) -> Any:

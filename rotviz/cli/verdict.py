@@ -5,6 +5,7 @@ import math
 import sys
 from typing import Any
 
+from rotviz.cli.looking import add_look, look_of
 from rotviz.cli.output import Progress, print_json, print_table
 from rotviz.errors import BadInput, not_among
 
@@ -14,11 +15,7 @@ WORST = 10
 def add(subparsers: Any) -> None:
     """Declare the command."""
     parser = subparsers.add_parser("verdict", help="where a rotation helps and where it hurts", description=__doc__)
-    parser.add_argument("--model", default="smollm2-135m", help="an embedded name, a hub id, a folder, or a .gguf file")
-    parser.add_argument("--text", default="pydoc", help="a text source: pydoc, wikitext2:test, a path to a .txt file")
-    parser.add_argument("--prompt", help="the text itself, in place of a source")
-    parser.add_argument("--tokens", type=int, default=512, help="how many tokens (2 to 8192)")
-    parser.add_argument("--no-bos", action="store_true", help="without the special tokens that the tokenizer adds")
+    add_look(parser)
     parser.add_argument("--a", default="none", metavar="ROTATION", help="what B is held against: a method, or a saved rotation (.safetensors)")
     parser.add_argument("--b", default="hadamard", metavar="ROTATION", help="the rotation that is judged")
     parser.add_argument("--seed-a", type=int, default=0)
@@ -35,14 +32,13 @@ def add(subparsers: Any) -> None:
 
 def handle(options: argparse.Namespace) -> int:
     """Judge and print."""
-    from rotviz.capture.inspect import Look, look
+    from rotviz.capture.inspect import look
     from rotviz.evaluation.paired import counted, summary_words, verdicts
     from rotviz.pipeline.result import without_nan
 
     a, b = turn_from(options.a, options.seed_a, options.slots), turn_from(options.b, options.seed_b, options.slots)
     spec, progress = spec_from(options), Progress()
-    capture = look(Look(options.model, options.text, options.tokens, not options.no_bos, options.prompt),
-                   progress=lambda share, words: progress(0.3 * share, words))
+    capture = look(look_of(options), progress=lambda share, words: progress(0.3 * share, words))
     places = verdicts(capture, a, b, spec, options.seed, progress=lambda share, words: progress(0.3 + 0.7 * share, words))
     progress.close()
     summary = summary_words(places, a.label, b.label)
