@@ -5,7 +5,7 @@
 Each rotation is made once, for 4-bit activations and weights in float, as SpinQuant advises, and used in all four settings. Calibration is 16
 windows of 512 tokens of the validation split, the same for every method at a seed. Weights are symmetric, clip searched ("mse"); activations
 symmetric with clip 0.9 at 4 bits and 1.0 at 8; the KV cache asymmetric with clip 0.95. Runs that are in results/learned_rotations.json already
-are not repeated, so the script may be stopped and started; each says when and on what machine it was made.
+are not repeated, so the script may be stopped, started, and run twice at once; each says when and on what machine it was made.
 
 A learned method helps where its mean lies below the lower end of the 95 % prediction interval of one more Hadamard seed (rotviz.evaluation.verdict).
 """
@@ -15,7 +15,7 @@ import statistics
 import sys
 from typing import Any
 
-from record import environment, load, save
+from record import environment, keep, load, save
 
 from rotviz.models.loading import load as load_model
 from rotviz.pipeline.recipe import Recipe, with_changes
@@ -44,15 +44,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(SEEDS), choices=list(SEEDS))
     parser.add_argument("--only", type=int, nargs="+", default=list(range(5)), help="seeds")
     options = parser.parse_args()
-    record = load(NAME) or {"runs": {}}
     model = load_model("smollm2-135m")
     for method in options.methods:
         for seed in (s for s in range(SEEDS[method]) if s in options.only):
             for setting in options.settings:
                 key = f"{setting} {method} {seed} {options.windows}"
-                if key not in record["runs"]:
-                    record["runs"][key] = measured(setting, method, seed, options.windows, model)
-                    save(NAME, record | {"summary": summary(record["runs"])})
+                if key not in (load(NAME) or {"runs": {}})["runs"]:
+                    keep(NAME, key, measured(setting, method, seed, options.windows, model))
+    record = load(NAME)
     record["summary"] = summary(record["runs"])
     print(f"written to {save(NAME, record)}")
     for row in record["summary"]:

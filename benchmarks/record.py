@@ -1,5 +1,6 @@
 """How a benchmark keeps its results: one JSON file with the machine, the versions and every raw number, rewritten after each measurement."""
 
+import fcntl
 import json
 import os
 from datetime import UTC, datetime
@@ -31,3 +32,13 @@ def save(name: str, record: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     return path
+
+
+def keep(name: str, key: str, run: dict[str, Any]) -> dict[str, Any]:
+    """Add one run to a record and write it. The file is read anew, so that several processes may fill one record; returns all runs."""
+    with (RESULTS / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = load(name) or {"runs": {}}
+        record["runs"][key] = run
+        save(name, record)
+    return record["runs"]

@@ -5,14 +5,14 @@
 Calibration is 8 windows of 512 tokens of the validation split for every method; evaluation is on windows of 512 of the test split. Weights are
 symmetric with a searched clip where the method takes one, asymmetric for OmniQuant as in its paper. "mixed" is round-to-nearest with bits
 shared out by importance at the same average. Steps and epochs are fewer than published (see each run's recipe), so that a CPU can do it. Runs that
-are in results/weight_stack.json already are not repeated, so the script may be stopped and started.
+are in results/weight_stack.json already are not repeated, so the script may be stopped, started, and run twice at once.
 """
 
 import argparse
 import sys
 from typing import Any
 
-from record import environment, load, save
+from record import environment, keep, load
 
 from rotviz.models.loading import load as load_model
 from rotviz.pipeline.recipe import Recipe
@@ -46,16 +46,13 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     options = parser.parse_args()
-    record = load(NAME) or {"runs": {}}
-    record["environment"], model = environment(), load_model("smollm2-135m")
+    model = load_model("smollm2-135m")
     for setting in options.settings:
         for method in options.methods:
             key = f"{setting} {method} {options.windows}"
-            if key not in record["runs"]:
-                record["runs"][key] = measured(recipe_for(setting, method, options.windows), model)
-                print(key, record["runs"][key]["perplexity"]["quantized"]["value"], file=sys.stderr, flush=True)
-                save(NAME, record)
-    print(save(NAME, record))
+            if key not in (load(NAME) or {"runs": {}})["runs"]:
+                found = keep(NAME, key, measured(recipe_for(setting, method, options.windows), model))[key]
+                print(key, found["perplexity"]["quantized"]["value"], file=sys.stderr, flush=True)
 
 
 def recipe_for(setting: str, method: str, windows: int) -> Recipe:
@@ -70,7 +67,7 @@ def recipe_for(setting: str, method: str, windows: int) -> Recipe:
 def measured(recipe: Recipe, model: Any) -> dict[str, Any]:
     result = finish(run(recipe, loaded=model)).to_dict()
     kept = ("recipe", "perplexity", "divergence", "seconds", "peak_memory_mb", "weight_errors", "notes")
-    return {name: result[name] for name in kept}
+    return {"environment": environment()} | {name: result[name] for name in kept}
 
 
 if __name__ == "__main__":

@@ -48,6 +48,12 @@ class Ends:
         self.family = family
         self.count = len(model.get_submodule(family.blocks))
 
+    @property
+    def logits_each(self) -> int:
+        """How many logits `finish` gives for a token (of a classifier for an image)."""
+        config = self.model.config.get_text_config()
+        return config.vocab_size if self.family.modality is Modality.TEXT else config.num_labels
+
     def entry(self, inputs: Tensor) -> Entry:
         """Run the part before the first block on tokens [B, T] or images [B, C, H, W]."""
         recorders = [_Recorder(block) for block in self.model.get_submodule(self.family.blocks)]

@@ -40,6 +40,7 @@ from rotviz.models.attention import copy_block
 from rotviz.models.family import BlockView
 from rotviz.models.walk import Ends, Entry, forward, narrowed
 from rotviz.pipeline.basis import turned
+from rotviz.pipeline.batches import tokens_scored
 from rotviz.pipeline.checkpoint import WalkState
 from rotviz.pipeline.prepare import Prepared
 from rotviz.pipeline.recipe import Recipe
@@ -50,7 +51,6 @@ from rotviz.surgery.plan import RotationPlan
 from rotviz.types import FLOAT_BITS
 
 BATCH_TOKENS = 2048
-SCORE_TOKENS = 256
 KINDS = ("only", "all_but")
 CACHE = "kv"
 """The name of the unit that is a block's KV cache."""
@@ -239,11 +239,12 @@ class Ablation:
 
     def _score_window(self, window: int, state: WalkState, sums: dict[str, Tensor]) -> Generator[float, None, None]:
         tokens, last = self.tokens[window], self.tokens.shape[1] - 1
-        starts, done = range(0, last, SCORE_TOKENS), 0
+        step = tokens_scored(self.ends[0])
+        starts, done = range(0, last, step), 0
         total = len(starts) * len(sums) * len(state.units)
         streams = {kind: [stream for own in getattr(state, kind) for stream in own] for kind in sums}
         for start in starts:
-            part = slice(start, min(start + SCORE_TOKENS, last))
+            part = slice(start, min(start + step, last))
             logits = self.ends[0].finish(state.reference[window][None, part])[0]
             for kind in sums:
                 for i in range(len(sums[kind])):
@@ -313,8 +314,9 @@ def measure_pace(prepared: Prepared, length: int) -> Pace:
     rounded = _fastest(lambda: forward(view.block, entry.hidden, entry.arguments[0]), prepared.device)
 
     def scored() -> None:
-        for start in range(0, length - 1, SCORE_TOKENS):
-            part = slice(start, min(start + SCORE_TOKENS, length - 1))
+        step = tokens_scored(ends)
+        for start in range(0, length - 1, step):
+            part = slice(start, min(start + step, length - 1))
             logits = ends.finish(entry.hidden[:, part])[0]
             score(logits, logits, tokens[0, 1:][part])
 

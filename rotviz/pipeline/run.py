@@ -38,7 +38,7 @@ from rotviz.models.walk import Ends, Entry, forward, narrowed
 from rotviz.numerics.errors import relative_mse
 from rotviz.pipeline.ablation import Ablation
 from rotviz.pipeline.basis import centered, straightened, turned
-from rotviz.pipeline.batches import Batches, memory_is_full
+from rotviz.pipeline.batches import Batches, memory_is_full, tokens_scored
 from rotviz.pipeline.checkpoint import WalkState, load_state, save_state
 from rotviz.pipeline.events import Event
 from rotviz.pipeline.importance import Importance, importance_of
@@ -57,9 +57,6 @@ from rotviz.surgery.plan import RotationPlan
 from rotviz.surgery.proof import StepProof, prove, require
 from rotviz.surgery.steps import Step, rewrite_block, rewrite_ends, steps_for
 from rotviz.types import Modality
-
-SCORE_TOKENS = 256
-"""Tokens scored at a time: their logits for two models are what memory must hold."""
 
 _PROVE_FROM, _WALK_FROM, _SCORE_FROM = 0.04, 0.15, 0.90
 """Shares of a run's time, as measured on SmolLM2-135M; the time left is estimated from them."""
@@ -143,7 +140,7 @@ class _Job:
         inputs = yield from self.read(prepared)
         plan, learning = yield from self.learn(prepared)
         self.batches = Batches(inputs.batch, inputs.unit, prepared.device)
-        self.scored = Batches(SCORE_TOKENS, "token", prepared.device)
+        self.scored = Batches(tokens_scored(prepared.source.ends), "token", prepared.device)
         proofs = yield from self.prove(prepared, plan, inputs)
         steps = steps_for(plan, prepared.source.family)
         ends = prepared.source.ends, rewrite_ends(prepared.source.ends, steps)

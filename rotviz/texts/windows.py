@@ -9,9 +9,11 @@ overlap, the tail dropped; each window is fed alone and predicts its last L - 1 
 Calibration takes windows at random places, as GPTQ and QuaRot do: start = randint(0, T - L - 1).
 """
 
+import hashlib
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 SHORTEST = 2  # one token predicts nothing
 CHARACTERS_PER_TOKEN = 64  # generous: no usual token is longer
 BROKEN = "\ufffd"  # what a decoder shows of bytes that make no whole character
+_TEXTS = 4
+_TOKENIZED: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bytes, Tensor]]" = WeakKeyDictionary()
+"""Tokens of the last texts of each tokenizer, by the text's hash: a corpus takes a second, and every run of a process reads the same."""
 PIECES = 12  # tokens that are joined at most before their bytes are given up as broken
 
 
@@ -53,9 +58,15 @@ def tokenize(text: str, tokenizer: "PreTrainedTokenizerBase") -> Tensor:
     Raises:
         BadText: the text is empty or blank.
     """
-    # verbose=False: a warning that the text is longer than the model's context is beside the point, it is cut afterwards
-    ids = tokenizer(checked_text(text, "the text"), verbose=False)["input_ids"]
-    return torch.tensor(ids, dtype=torch.long)
+    known = _TOKENIZED.setdefault(tokenizer, {})
+    mark = hashlib.blake2b(checked_text(text, "the text").encode()).digest()
+    tokens = known.get(mark)
+    if tokens is None:
+        # verbose=False: a warning that the text is longer than the model's context is beside the point, it is cut afterwards
+        tokens = known[mark] = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
+        while len(known) > _TEXTS:
+            known.pop(next(iter(known)), None)
+    return tokens.clone()
 
 
 def evaluation_windows(source: str, tokenizer: "PreTrainedTokenizerBase", length: int, windows: int) -> TextWindows:
