@@ -23,9 +23,10 @@ from rotviz.pipeline.run import finish, run
 from rotviz.rotations import ROTATIONS, learns
 
 NAME = "learned_rotations"
-SEEDS = {"none": 1, "orthogonal": 5, "hadamard": 5, "dfrot": 3, "dartquant": 3, "dartquant uniform": 3, "peak": 3, "spinquant": 3}
-UNIFORM = {"method": "dartquant", "dartquant": {"sinks": False}}
-"""DartQuant as in the paper: massive tokens are in the sample by chance."""
+SEEDS = {"none": 1, "orthogonal": 5, "hadamard": 5, "dfrot": 3, "dfrot 5": 3, "dartquant": 3, "dartquant uniform": 3, "peak": 3, "spinquant": 3}
+VARIANTS = {"dartquant uniform": {"method": "dartquant", "dartquant": {"sinks": False}},
+            "dfrot 5": {"method": "dfrot", "dfrot": {"gamma": 5.0, "iterations": 40}}}
+"""DartQuant as in the paper, massive tokens in the sample by chance; DFRot with massive tokens weighted less than its paper's gamma of 100 does."""
 FOUR = {"bits": 4, "symmetric": True, "clip": 0.9}
 SETTINGS = {
     "W16A4": {"weights": {"method": "none"}, "activations": FOUR},
@@ -60,7 +61,7 @@ def main() -> None:
 
 def measured(setting: str, method: str, seed: int, windows: int, model: Any) -> dict[str, Any]:
     """One run; the rotation is learned (or found from an earlier run) first."""
-    rotation = UNIFORM if method == "dartquant uniform" else {"method": method}
+    rotation = VARIANTS.get(method, {"method": method})
     base = {"seed": seed, "rotation": rotation, "text": CALIBRATION | {"windows": 1}}
     learned = learned_rotation(base, model) if learns(ROTATIONS[rotation["method"]]) else None
     text = {"text": {"windows": windows, "length": EVALUATED_LENGTH}}

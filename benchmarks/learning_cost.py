@@ -1,15 +1,17 @@
 """What learning costs: DartQuant, DFRot and Peak against SpinQuant, on the same calibration windows, in one run.
 
-    python benchmarks/learning_cost.py [--samples 16] [--length 512] [--rounds 1] [--methods dartquant peak dfrot spinquant]
+    python benchmarks/learning_cost.py [--samples 16] [--length 512] [--rounds 1] [--seed 0] [--methods dartquant peak dfrot spinquant]
 
 SmolLM2-135M, 4-bit activations, weights in float. Every method learns in a process of its own with a fresh cache, so that its peak memory is its
 own: the process's high-water mark while it learns, the loaded model's 540 MB among it (`baseline_mb` tells how much was there before). SpinQuant
-takes its 100 steps of one window each. Times are of learning alone, sampling included, evaluation not.
+takes its 100 steps of one window each. Times are of learning alone, sampling included, evaluation not. What was learned is left in the user's
+cache, where learned_rotations.py finds it.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     options = parser.parse_args()
     record = {"environment": environment(), "rounds": []}
@@ -52,13 +55,15 @@ def main() -> None:
 
 def learned(method: str, options: argparse.Namespace) -> dict:
     """One method in a process of its own."""
-    recipe = {"rotation": {"method": method}, "weights": {"method": "none"}, "activations": {"bits": 4, "symmetric": True, "clip": 0.9},
+    recipe = {"seed": options.seed, "rotation": {"method": method}, "weights": {"method": "none"},
+              "activations": {"bits": 4, "symmetric": True, "clip": 0.9},
               "text": {"samples": options.samples, "length": options.length, "windows": 1}}
     with tempfile.TemporaryDirectory() as home:
-        models = os.path.join(os.environ.get("ROTVIZ_HOME", os.path.expanduser("~/.cache/rotviz")), "models")
-        os.symlink(models, os.path.join(home, "models"))
+        user = os.environ.get("ROTVIZ_HOME", os.path.expanduser("~/.cache/rotviz"))
+        os.symlink(os.path.join(user, "models"), os.path.join(home, "models"))
         child = subprocess.run([sys.executable, "-c", CHILD, json.dumps(recipe)], env=os.environ | {"ROTVIZ_HOME": home}, check=True,
                                capture_output=True, text=True)
+        shutil.copytree(os.path.join(home, "rotations"), os.path.join(user, "rotations"), dirs_exist_ok=True)
     return json.loads(child.stdout.splitlines()[-1])
 
 

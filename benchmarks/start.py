@@ -3,7 +3,8 @@
     python benchmarks/start.py [--rounds 3]
 
 Every round starts a new server on a cache folder that holds the embedded model and nothing else, in a browser that has not seen it; `again` is the
-same server and a new visitor, when torch is there and the capture on disk. The browser itself is running already.
+same server and a new visitor, when torch is there and the capture on disk. The browser itself is running already. The clock of the first figure is
+the page's own: from the beginning of the navigation to the frame that holds the figure.
 """
 
 import argparse
@@ -20,6 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 from lab import chromium, link_models, served, settled
 
 FIGURE = ".js-plotly-plot .main-svg"
+WATCH = """() => {
+    const look = () => document.querySelector('%s') ? window.firstFigure = performance.now() / 1000 : requestAnimationFrame(look);
+    look() }"""
+"""Notes the frame that first holds a figure, in seconds since the navigation began; a driver that asks from outside is late by half a second."""
 
 
 def main() -> None:
@@ -47,9 +52,10 @@ def visit(browser, address: str) -> dict[str, float]:
     """Seconds to the first figure and to the whole page."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page, start = context.new_page(), time.perf_counter()
+    page.add_init_script(f"({WATCH % FIGURE})()")
     page.goto(address)
-    page.wait_for_selector(FIGURE, timeout=180_000)
-    figure = time.perf_counter() - start
+    page.wait_for_function("() => window.firstFigure", timeout=180_000)
+    figure = page.evaluate("() => window.firstFigure")
     settled(page, 180)
     whole = time.perf_counter() - start
     context.close()

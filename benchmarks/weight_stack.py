@@ -2,7 +2,7 @@
 
     python benchmarks/weight_stack.py [--windows 8] [--settings W3A16g64 ...] [--methods rtn gptq omniquant rounding mixed]
 
-Calibration is 8 windows of 512 tokens of the validation split for every method; evaluation is on windows of 512 of the test split. Weights are
+Calibration is 16 windows of 512 tokens of the validation split for every method; evaluation is on windows of 512 of the test split. Weights are
 symmetric with a searched clip where the method takes one, asymmetric for OmniQuant as in its paper. "mixed" is round-to-nearest with bits
 shared out by importance at the same average. Steps and epochs are fewer than published (see each run's recipe), so that a CPU can do it. Runs that
 are in results/weight_stack.json already are not repeated, so the script may be stopped, started, and run twice at once.
@@ -33,11 +33,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 METHODS: dict[str, dict[str, Any]] = {
     "rtn": {"weights": {"method": "rtn"}},
     "gptq": {"weights": {"method": "gptq"}},
-    "omniquant": {"weights": {"method": "omniquant", "symmetric": False, "omniquant": {"epochs": 4}}},
-    "rounding": {"weights": {"method": "rounding", "rounding": {"iterations": 60}}},
+    "omniquant": {"weights": {"method": "omniquant", "symmetric": False, "omniquant": {"epochs": 2}}},
+    "rounding": {"weights": {"method": "rounding", "rounding": {"iterations": 60, "batch": 2}}},
     "mixed": {"weights": {"method": "rtn"}, "allocation": {"method": "importance"}},
 }
-CALIBRATION = {"samples": 8, "length": 512}
+CALIBRATION = {"samples": 16, "length": 512}
 
 
 def main() -> None:

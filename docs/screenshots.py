@@ -1,6 +1,7 @@
-"""Retake docs/screenshots: every page in light and dark, with the embedded model and a few real runs. `make screenshots`.
+"""Retake docs/screenshots: every page in light and dark, with the embedded model and a few real runs, and what three kinds of visitors come for
+(tools/stories.py). `make screenshots`.
 
-    python docs/screenshots.py [PAGE ...]     only these pages
+    python docs/screenshots.py [PAGE ... stories]     only these
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import stories  # noqa: E402
 from lab import chromium, link_models, served, settled  # noqa: E402
 
 from rotviz.jobs.execute import execute_now  # noqa: E402
@@ -34,25 +36,44 @@ VIEWS = {
     "learn": "?b=14&s=mlp_in&ltab=Massive+and+ordinary",
 }
 
+STORIES = "stories"
 WITHOUT_RUNS = {"overview", "outliers", "massive_tokens", "microscope", "lens", "doctor", "kernels", "lessons", "speaker_notes"}
 """Pages that show no run: by themselves they are taken without making any."""
 
 
 def main() -> None:
     TARGET.mkdir(exist_ok=True)
-    pages = sys.argv[1:] or re.findall(r"pages/(\w+)\.py", (ROOT / "app.py").read_text())
+    pages = sys.argv[1:] or [*re.findall(r"pages/(\w+)\.py", (ROOT / "app.py").read_text()), STORIES]
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         link_models(home)
         os.environ["ROTVIZ_HOME"] = folder
         if not WITHOUT_RUNS.issuperset(pages):
-            VIEWS["compare"] = f"?runs={','.join(some_runs()[:3])}&ctab=Tokens"
+            runs = f"?runs={','.join(some_runs()[:3])}"
+            VIEWS["compare"] = f"{runs}&ctab=Tokens"
             sensitivities()
         with served(home) as address, chromium() as browser:
             for theme in ("light", "dark"):
                 context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme=theme)
                 for page in pages:
-                    take(context, address, page, theme)
+                    if page != STORIES:
+                        take(context, address, page, theme)
+            if STORIES in pages:
+                tell(browser, address, runs)
+
+
+def tell(browser, address: str, runs: str) -> None:
+    """Every visitor in a browser of their own."""
+    def page():
+        return browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme="light").new_page()
+
+    def shot(tab, name: str) -> None:
+        tab.wait_for_timeout(1500)
+        tab.screenshot(path=str(TARGET / f"story-{name}.png"))
+
+    stories.researcher(page(), f"{address}/hurts{VIEWS['hurts']}", shot)
+    stories.comparer(page(), f"{address}/compare{runs}", shot)
+    stories.teacher(page(), page(), f"{address}/lessons?lesson=Clipping&b=14", shot)
 
 
 def some_runs() -> list[str]:

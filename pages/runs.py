@@ -5,7 +5,7 @@ Where they do not, this page says so. Links: ?run=ID opens a run, ?runs=ID,ID pu
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -206,8 +206,7 @@ def _classified(result: dict[str, Any]) -> None:
         ("Accuracy", accuracy.get("quantized"), "of the quantized model, where labels are known"),
         ("Float accuracy", accuracy.get("reference"), "the same images, nothing quantized"),
     )):
-        share = label != "KL, nats an image"
-        cell.metric(label, "–" if entry is None else _share(entry) if share else _with_error(entry), help=help)
+        _metric(cell, label, entry, _short if label == "KL, nats an image" else _share, help)
     st.caption(f":material/straighten: {found['protocol']}.")
     if found["nan_images"]:
         st.warning(f"{found['nan_images']} images gave NaN; they agree with nothing.", icon=":material/warning:")
@@ -217,14 +216,15 @@ def _perplexities(result: dict[str, Any]) -> None:
     """Of a language model."""
     perplexity, divergence = result["perplexity"], result["divergence"]
     cells = st.columns(5)
-    for cell, (label, value, help) in zip(cells, (
-        ("Perplexity", _with_error(perplexity["quantized"]), "of the quantized model ± one standard error"),
-        ("Float model", _with_error(perplexity["reference"]), "the same windows, nothing quantized"),
-        ("Ratio", _with_error(perplexity["ratio"]), "quantized over float, the error paired by window"),
-        ("KL, nats a token", _short(divergence["kl_nats"]), "mean divergence from the float model"),
-        ("Same top token", "–" if divergence["same_top"] is None else f"{divergence['same_top']:.1%}", "positions where both agree"),
+    for cell, (label, name, help) in zip(cells, (
+        ("Perplexity", "quantized", "of the quantized model ± one standard error"),
+        ("Float model", "reference", "the same windows, nothing quantized"),
+        ("Ratio", "ratio", "quantized over float, the error paired by window"),
     )):
-        cell.metric(label, value, help=help)
+        _metric(cell, label, perplexity[name], _short, help)
+    kl = {"value": divergence["kl_nats"], "stderr": divergence.get("stderr")}
+    _metric(cells[3], "KL, nats a token", kl, _short, "mean divergence from the float model ± one standard error")
+    _metric(cells[4], "Same top token", {"value": divergence["same_top"]}, _share, "positions where both agree")
     st.caption(f":material/straighten: {perplexity['quantized']['protocol']}; {perplexity['quantized']['tokens']:,} scored tokens.")
     if perplexity["quantized"]["nan_windows"]:
         st.warning(f"{perplexity['quantized']['nan_windows']} windows gave NaN, so the perplexity is none.", icon=":material/warning:")
@@ -303,16 +303,19 @@ def _several_classifiers(done: list[RunRecord]) -> None:
         show(divergence_figure(done), "several-divergence", caption="How far the class distribution moved from the float model's.")
 
 
-def _with_error(entry: dict[str, Any]) -> str:
-    return _short(entry["value"]) + ("" if entry["stderr"] is None else f" ± {entry['stderr']:.2g}")
+def _metric(cell: Any, label: str, entry: Mapping[str, Any] | None, words: Callable[[float], str], help: str) -> None:
+    """A number, its standard error below it where there is one: side by side the two are cut off in a narrow column."""
+    value, error = (entry or {}).get("value"), (entry or {}).get("stderr")
+    cell.metric(label, "–" if value is None else words(value), None if error is None else f"± {words(error)}", delta_color="off",
+                delta_arrow="off", help=help)
 
 
-def _share(entry: dict[str, Any]) -> str:
-    return f"{entry['value']:.1%}" + ("" if entry["stderr"] is None else f" ± {entry['stderr']:.1%}")
+def _share(value: float) -> str:
+    return f"{value:.1%}"
 
 
-def _short(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}" if value >= 10_000 else f"{value:.4g}"
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10_000 else f"{value:.4g}"
 
 
 draw()

@@ -19,7 +19,7 @@ from rotviz.numerics.procrustes import procrustes
 from rotviz.numerics.rotation import Rotation
 from rotviz.rotations import LearningStep, LearningTask
 from rotviz.rotations.learning import R1_SITES, exact
-from rotviz.types import QuantSpec
+from rotviz.types import QuantSpec, Site
 
 
 @dataclass
@@ -44,6 +44,8 @@ class Alternation:
     name: str
     measure: str = "loss"
     massive: bool = field(default=False)
+    _masks: dict[tuple[int, Site], Tensor] = field(default_factory=dict, repr=False)
+    """Which rows of a place are massive: known from the rows alone, so found once."""
 
     def improve(self, start: Tensor, shares: tuple[float, float], first_step: int = 0) -> Generator[LearningStep, None, Rotation]:
         """The best R1 by the weighted loss, from a start [D, D]; the news run between two fractions and count steps from `first_step`."""
@@ -67,7 +69,9 @@ class Alternation:
         for place in ((block, site) for block in range(self.sample.blocks) for site in R1_SITES):
             self.task.stop_if_cancelled()
             rows = self.sample.rows(*place).to(rotation.device)
-            massive = dfrot_massive_mask(rows)
+            if place not in self._masks:
+                self._masks[place] = dfrot_massive_mask(rows)
+            massive = self._masks[place]
             turned = rows @ rotation
             rounded = fake_quantize(turned, self.spec)
             weight = torch.where(massive, self.gamma**2, 1.0).to(rows.dtype)

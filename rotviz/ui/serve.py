@@ -11,8 +11,8 @@ from pathlib import Path
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.web.cli import main
 
-APP = Path(__file__).resolve().parents[2] / "app.py"
+SERVED = Path(__file__).with_name("asgi.py")
 
 if __name__ == "__main__":
     PagesManager.uses_pages_directory = False
-    sys.exit(main(["run", str(APP), *sys.argv[1:]]))
+    sys.exit(main(["run", str(SERVED), *sys.argv[1:]]))

@@ -21,7 +21,10 @@ def show(drawing: Drawing, key: str, *, caption: str = "", on_select: str = "ign
                             selection_mode=selection_mode)
     if caption:
         st.caption(caption)
-    with st.expander("In words and numbers", expanded=False):
+    folded = st.expander("In words and numbers", expanded=False, key=f"{key}-folded", on_change="rerun")
+    if not folded.open:  # a table that nobody sees costs every page a component to load and rows to send
+        return event
+    with folded:
         st.markdown(_plain(drawing.alt))
         st.dataframe(drawing.table, hide_index=True, height=min(38 + 35 * len(drawing.table), 280), key=f"{key}-table",
                      alt=f"The numbers of the figure {drawing.name}")

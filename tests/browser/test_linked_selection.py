@@ -1,10 +1,9 @@
 """Linked choices in a real browser: a click on a point of one figure moves the widgets, the other figures and the link."""
 
-from urllib.parse import parse_qs, urlparse
-
 import pytest
 from install_browser import find
 from lab import served, settled
+from stories import choices, click_point
 
 from rotviz.jobs.execute import execute_now
 from rotviz.pipeline.recipe import Recipe
@@ -34,32 +33,18 @@ def opened(tmp_path_factory, browser):
         yield open_page
 
 
-def click(page, figure, trace, point):
-    """Click on a point of a trace of a figure, counted from 0."""
-    page.wait_for_selector(".js-plotly-plot .point", state="attached")
-    page.wait_for_timeout(500)
-    spot = page.locator(".js-plotly-plot").nth(figure).locator(".scatterlayer .trace").nth(trace).locator(".point").nth(point).bounding_box()
-    page.mouse.click(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
-    page.wait_for_timeout(700)
-    settled(page)
-
-
-def linked(page, name):
-    return parse_qs(urlparse(page.url).query).get(name, [None])[0]
-
-
 def test_a_point_of_one_figure_moves_the_block_of_all(opened):
     page = opened("compare?runs={runs}&ctab=Blocks&b=1")
-    click(page, 0, 1, 0)
-    assert linked(page, "b") == "0"
+    click_point(page, 0, 1, 0)
+    assert choices(page).get("b") == "0"
     assert page.get_by_text("Errors in block 0").is_visible()
 
 
 def test_a_token_of_the_text_is_shown_in_every_run(opened):
     page = opened("compare?runs={runs}&ctab=Tokens&tk=40")
     assert page.get_by_text("number 8 of window 1").is_visible()
-    click(page, 0, 1, 4)  # the first token of a window is not scored: point 4 is token 5
-    assert linked(page, "tk") == "5"
+    click_point(page, 0, 1, 4)  # the first token of a window is not scored: point 4 is token 5
+    assert choices(page).get("tk") == "5"
     assert page.get_by_text("number 5 of window 0").is_visible()
 
 
@@ -69,4 +54,4 @@ def test_runs_go_on_to_compare(opened):
     page.wait_for_url("**/compare?*")
     settled(page)
     assert page.get_by_role("heading", name="Compare runs").is_visible()
-    assert len(linked(page, "runs").split(",")) == 2
+    assert len(choices(page).get("runs").split(",")) == 2
