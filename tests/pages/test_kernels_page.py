@@ -97,6 +97,9 @@ def test_a_run_is_deployed_and_weighed(runs, capsys):
     charts = at.get("plotly_chart")
     assert len(charts) == 2 and "measured" in charts[1].proto.spec and charts[1].proto.alt and len(charts[1].proto.spec) < 2_000_000
     assert str(deployed_folder(runs["int"])) in at.code[0].value
+    assert not any("predicted" in table.value.to_json() for table in at.dataframe), "a table comes when its expander is opened"
+    at.session_state["deployed-folded"] = True
+    at.run()
     assert any("attention weights" in table.value.to_json() and "predicted" in table.value.to_json() for table in at.dataframe)
     assert any("deployed" in option for option in at.selectbox(key="kernels-run").options)
 
