@@ -4,14 +4,15 @@ transformers lets a program register an attention function by name. This one cal
 edit of (query, key, value), each [B, heads, T, head width], taken after RoPE and before the heads of grouped-query attention are
 repeated: exactly where R3 turns queries and keys and where the KV cache is quantized. No model file is copied, no forward is replaced.
 
-Edits belong to one attention module each and are forgotten with it. Gemma 2 caps its attention scores (softcap), which the
-fused kernel cannot: those run the plain formula, softmax(cap tanh(q k^T s / cap) + mask) v, in the tensor's own precision.
+Edits belong to one attention module each and are forgotten with it; so are watchers, which see what is attended with after the edits. Gemma 2 caps
+its attention scores (softcap), which the fused kernel cannot: those run the plain formula, softmax(cap tanh(q k^T s / cap) + mask) v, in the
+tensor's own precision.
 """
 
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,7 +24,40 @@ from transformers.masking_utils import sdpa_mask
 from rotviz.models.family import ATTENTION, BlockView
 
 Edit = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+Watch = Callable[["Attended"], None]
 
+
+@dataclass(frozen=True)
+class Attended:
+    """What one call attends with: query [B, heads, T, K], key [B, kv heads, T, K], what may not be looked at (None = the future), the factor of the
+    scores and their cap."""
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scaling: float
+    softcap: float | None
+
+    def probabilities(self, head: int) -> Tensor:
+        """How one head spreads its attention, [B, T, T], float32 or better: a row for each query."""
+        repeats = self.query.shape[1] // self.key.shape[1]
+        return _probabilities(self.query[:, head], self.key[:, head // repeats], self._hidden(), self.scaling, self.softcap)
+
+    def received(self) -> Tensor:
+        """The share of attention that each token [B, T] gets from the later ones that may look at it, mean over heads; NaN where there are none.
+        On average a token gets 1 / (position of the one who looks): what stays far above is an attention sink."""
+        heads, tokens = self.query.shape[1:3]
+        later = ~self._hidden().tril(-1) & torch.ones(tokens, tokens, dtype=torch.bool, device=self.query.device).tril(-1)
+        shares = sum((self.probabilities(head) * later).sum(-2) for head in range(heads)) / heads
+        return shares / torch.where(later.sum(-2) > 0, later.sum(-2), torch.nan)
+
+    def _hidden(self) -> Tensor:
+        """[B or 1, T, T]: True where a query may not look."""
+        hidden = _hidden_positions(self.query, self.key, self.mask)
+        return hidden[:, 0] if hidden.ndim == 4 else hidden[None]
+
+
+_WATCHES: "WeakKeyDictionary[nn.Module, list[Watch]]" = WeakKeyDictionary()
 _EDITS: "WeakKeyDictionary[nn.Module, list[Edit]]" = WeakKeyDictionary()
 
 
@@ -62,10 +96,23 @@ def edited(module: nn.Module, edit: Edit) -> Iterator[None]:
         _EDITS[module].remove(edit)
 
 
+@contextmanager
+def watched(module: nn.Module, watch: Watch) -> Iterator[None]:
+    """`watch` sees every call of an attention module inside the block."""
+    _WATCHES.setdefault(module, []).append(watch)
+    try:
+        yield
+    finally:
+        _WATCHES[module].remove(watch)
+
+
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs) -> tuple[Tensor, None]:
     """transformers' attention interface: returns the context [B, T, heads, head width] and no weights."""
     for edit in _EDITS.get(module, ()):
         query, key, value = edit(query, key, value)
+    for watch in _WATCHES.get(module, ()):
+        scaling = kwargs.get("scaling")
+        watch(Attended(query, key, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling, kwargs.get("softcap")))
     if kwargs.get("softcap") is not None:
         return _attend_capped(module, query, key, value, attention_mask, **kwargs), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -75,19 +122,24 @@ def _attend_capped(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
                    softcap: float, scaling: float, **_: object) -> Tensor:
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    scores = softcap * torch.tanh(query @ key.transpose(-1, -2) * (scaling / softcap))
-    hidden = _hidden_positions(scores, attention_mask)
+    hidden = _hidden_positions(query, key, attention_mask)
+    return (_probabilities(query, key, hidden, scaling, softcap).to(value.dtype) @ value).transpose(1, 2).contiguous()
+
+
+def _probabilities(query: Tensor, key: Tensor, hidden: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    scores = query @ key.transpose(-1, -2)
+    scores = scores * scaling if softcap is None else softcap * torch.tanh(scores * (scaling / softcap))
     scores = scores.masked_fill(hidden, -torch.inf)
     wide = scores if scores.dtype == torch.float64 else scores.float()
-    return (wide.softmax(-1).to(value.dtype) @ value).transpose(1, 2).contiguous()
+    return wide.softmax(-1)
 
 
-def _hidden_positions(scores: Tensor, mask: Tensor | None) -> Tensor:
+def _hidden_positions(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     """True where a query may not look. transformers leaves the mask out when it is plainly causal."""
+    rows, columns = query.shape[-2], key.shape[-2]
     if mask is None:
-        rows, columns = scores.shape[-2:]
-        return torch.ones(rows, columns, dtype=torch.bool, device=scores.device).triu(columns - rows + 1)
-    return ~mask[..., : scores.shape[-1]] if mask.dtype == torch.bool else mask[..., : scores.shape[-1]] < -1
+        return torch.ones(rows, columns, dtype=torch.bool, device=query.device).triu(columns - rows + 1)
+    return ~mask[..., :columns] if mask.dtype == torch.bool else mask[..., :columns] < -1
 
 
 AttentionInterface.register(ATTENTION, attend)

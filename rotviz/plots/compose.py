@@ -2,6 +2,7 @@
 
 On a page the panels stand in columns of their own, which fold on a phone; a paper wants one picture. What shares axes was given the same ranges
 before, so nothing is changed here but the place: axes get the panel's share of the width, positions in paper coordinates are moved with them.
+Maps of one colour scale keep one colour bar at the far right; where the scales differ each panel has its own beside it.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from rotviz.plots.drawing import Drawing
 from rotviz.plots.frame import LINE
 from rotviz.plots.words import escape
 
-WIDTH, GAP, TITLE = 640, 84, 26
-"""Pixels of a panel, between panels, and of the line that their titles take."""
+WIDTH, GAP, TITLE, BAR = 640, 84, 26, 76
+"""Pixels of a panel, between panels, of the line that their titles take, and of a colour bar inside a panel's share."""
 
 
 def side_by_side(panels: Sequence[tuple[str, Drawing]]) -> go.Figure:
@@ -32,8 +33,9 @@ def side_by_side(panels: Sequence[tuple[str, Drawing]]) -> go.Figure:
                          showlegend=any(layout.get("showlegend", False) for layout in layouts))
     if figure.layout.showlegend:
         figure.update_layout(legend_y=1 + (TITLE + 2) / plot)
+    bar = BAR if len({_scale_of(trace) for part in parts for trace in part["data"] if "colorbar" in trace}) > 1 else 0
     for i, ((title, _), part) in enumerate(zip(panels, parts, strict=True)):
-        place = _Place(i, len(panels))
+        place = _Place(i, len(panels), bar)
         for trace in part["data"]:
             figure.add_trace(place.trace(trace, seen))
         figure.update_layout(place.axes(part["layout"]))
@@ -41,13 +43,18 @@ def side_by_side(panels: Sequence[tuple[str, Drawing]]) -> go.Figure:
             figure.add_annotation(place.moved(annotation))
         for shape in part["layout"].get("shapes", ()):
             figure.add_shape(place.moved(shape))
-        figure.add_annotation(text=f"<b>{escape(title)}</b>", x=place.across(0.5), y=1, xref="paper", yref="paper", yanchor="bottom", yshift=4,
-                              showarrow=False, font_size=14)
+        figure.add_annotation(text=f"<b>{escape(title)}</b>", x=place.across(0.5), y=1, xref="paper", yref="paper", xanchor="center",
+                              yanchor="bottom", yshift=4, showarrow=False, font_size=14)  # xanchor "auto" leans on the picture's edges
     for i in range(1, len(panels)):  # a line between scenes, whose axes do not show where one ends
         if "scene" in layouts[0]:
             at = (_Place(i - 1, len(panels)).right + _Place(i, len(panels)).left) / 2
             figure.add_shape(type="line", x0=at, x1=at, y0=0, y1=1, xref="paper", yref="paper", line={"color": LINE, "width": 1})
     return figure
+
+
+def _scale_of(trace: dict[str, Any]) -> tuple[str, ...]:
+    """What a colour bar tells."""
+    return tuple(str(part) for part in (trace.get("zmin"), trace.get("zmax"), trace["colorbar"].get("title")))
 
 
 def width_of(panels: int) -> int:
@@ -56,12 +63,13 @@ def width_of(panels: int) -> int:
 
 
 class _Place:
-    """Where the i-th of n panels lies, and how its parts get there."""
+    """Where the i-th of n panels lies, and how its parts get there. `bar`: pixels at its right that are kept for a colour bar of its own."""
 
-    def __init__(self, i: int, n: int) -> None:
+    def __init__(self, i: int, n: int, bar: int = 0) -> None:
         gap = GAP / width_of(n)
-        self.share = (1 - gap * (n - 1)) / n
-        self.left = i * (self.share + gap)
+        whole = (1 - gap * (n - 1)) / n
+        self.share, self.bar = whole - bar / width_of(n), bar
+        self.left = i * (whole + gap)
         self.right = self.left + self.share
         self.suffix = "" if i == 0 else str(i + 1)
 
@@ -76,6 +84,8 @@ class _Place:
             found["scene"] = f"scene{self.suffix}"
         else:
             found |= {"xaxis": f"x{self.suffix}", "yaxis": f"y{self.suffix}"}
+        if self.bar and "colorbar" in trace:
+            found["colorbar"] = trace["colorbar"] | {"x": self.right, "xanchor": "left"}
         name = str(trace.get("name", ""))
         if name in seen and trace.get("showlegend", True):
             found["showlegend"] = False

@@ -27,7 +27,7 @@ SUBJECT = Subject(LOOK, block=1)
 CHANGED = {
     "spikes": {"rotations": ["orthogonal"]}, "channel-ribbons": {"sort": True}, "flatness": {"alpha": 0.5}, "error-scatter": {"bits": 3},
     "kurtosis-by-block": {"sites": ["key"]}, "boxes-by-block": {"rms": False}, "massive-bars": {"clip": "mse"}, "migration": {"bits": 4},
-    "error-accumulation": {"measure": "sqnr_db"}, "pareto": {"cost": "seconds"},
+    "attention-sinks": {"log": False}, "error-accumulation": {"measure": "sqnr_db"}, "pareto": {"cost": "seconds"},
 }
 
 
