@@ -6,6 +6,7 @@ deployed model, with a gradient; `run` is the copy on hidden states, with any of
 
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -80,23 +81,46 @@ def mean_error(output: Tensor, target: Tensor, normalized: bool) -> Tensor:
     return (error.sum(-1) / target.square().sum(-1).clamp_min(1e-12)).mean() if normalized else error.mean()
 
 
+class _AllMet(Exception):
+    """Ends a forward whose rest is not asked for."""
+
+
 def second_moments(task: BlockTask, view: BlockView, paths: list[str]) -> dict[str, Tensor]:
     """(2/n) sum x x^T of the inputs of some linears over the task's inputs: float64 [D, D] each.
 
-    An expert's n counts the tokens that reach it; where none does the matrix is zero.
+    An expert's n counts the tokens that reach it; where none does the matrix is zero. A forward ends at the last of the linears: most of a block's
+    work comes after q, k and v.
     """
+    modules = {path: view.block.get_submodule(path) for path in paths}
     sums: dict[str, Tensor] = {}
     counts = dict.fromkeys(paths, 0)
+    met: set[str] = set()  # by the batch that is on its way
+    last: list[Tensor] = []  # what was read last, and its product: q, k and v read one tensor
 
     def watch(path: str):
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             rows = inputs[0].reshape(-1, inputs[0].shape[-1])
+            if not last or last[0] is not inputs[0]:
+                last[:] = inputs[0], (rows.T @ rows).double()
             counts[path] += len(rows)
-            sums[path] = sums.get(path, 0) + (rows.T @ rows).double()
+            sums[path] = sums.get(path, 0) + last[1]
+            met.add(path)
+            if len(met) == len(paths):
+                raise _AllMet
         return hook
 
-    modules = {path: view.block.get_submodule(path) for path in paths}
-    with_hooks(task, view, {path: watch(path) for path in paths})
+    handles = [module.register_forward_pre_hook(watch(path)) for path, module in modules.items()]
+    try:
+        for part in batches(task.inputs):
+            task.stop_if_cancelled()
+            met.clear()
+            last.clear()
+            with torch.no_grad(), suppress(_AllMet):
+                wide = task.inputs[part].to(_wide(task.inputs.dtype))
+                run(view.block, wide, task.arguments(len(wide)))
+    finally:
+        for handle in handles:
+            handle.remove()
     return {path: 2 / counts[path] * sums[path] if counts[path] else
             torch.zeros(module.weight.shape[1], module.weight.shape[1], dtype=torch.float64, device=module.weight.device)
             for path, module in modules.items()}

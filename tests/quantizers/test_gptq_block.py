@@ -64,3 +64,15 @@ def test_metrics_say_how_much_better_than_rounding():
     metrics = drive(GPTQ(), make_task(windows=6, length=48))[0].metrics
     objectives = [value for name, value in metrics.items() if name.endswith("objective")]
     assert len(objectives) == 7 and all(0 < value <= 1 for value in objectives) and min(objectives) < 0.9
+
+
+def test_second_moments_take_no_more_than_they_need():
+    """A forward ends at the last linear that is asked for; linears that read one tensor share their numbers."""
+    task = make_task("tiny-llama")
+    query, *others = second_moments(task, task.view, ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]).values()
+    assert all(torch.equal(query, other) for other in others)
+    went = []
+    task.view.block.mlp.down_proj.register_forward_hook(lambda *_: went.append(1))
+    second_moments(task, task.view, ["mlp.gate_proj", "mlp.up_proj"])
+    assert not went
+    assert not any(task.view.block.get_submodule(path)._forward_pre_hooks for path in ("mlp.gate_proj", "mlp.up_proj"))
