@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from rotviz.models.families import family_of
 from rotviz.models.family import BlockView, Family, block_views
+from rotviz.models.packed import PackedLinear, can_pack
 from rotviz.types import Modality
 
 BlockArguments = dict[str, Any]
@@ -72,6 +73,16 @@ class Ends:
         blocks = list(self.model.get_submodule(self.family.blocks))
         stand_ins = [_Injector(blocks[0], hidden), *(_Passage(b) for b in blocks[1:])]
         return self._call(self.family.blank(hidden, self.model.config), stand_ins).logits
+
+    def packed(self) -> "Ends":
+        """These ends with a packed head (models.packed), for finishing many tokens; themselves where it cannot be packed."""
+        path, _, name = self.family.head.rpartition(".")
+        head = self.model.get_submodule(self.family.head)
+        if path or not can_pack(head):
+            return self
+        twin = _shallow(self.model)
+        twin._modules[name] = PackedLinear(head)
+        return Ends(twin, self.family)
 
     def to(self, device: torch.device) -> "Ends":
         """These ends on a device; copied first where they have to move. The blocks stay where they are."""

@@ -34,6 +34,7 @@ from rotviz.evaluation.errors import SiteMeter, beyond, massive_limit, residual_
 from rotviz.evaluation.perplexity import Perplexity, perplexity
 from rotviz.models.family import BlockView
 from rotviz.models.loading import LoadedModel
+from rotviz.models.packed import packed_linears
 from rotviz.models.walk import Ends, Entry, forward, narrowed
 from rotviz.numerics.errors import relative_mse
 from rotviz.pipeline.ablation import Ablation
@@ -336,7 +337,7 @@ class _Job:
 
     def score_text(self, prepared: Prepared, ends: tuple[Ends, Ends], inputs: Inputs, state: WalkState) -> Generator[Event, None, Scored]:
         """Perplexities and divergence of the two streams, and what every token cost."""
-        tokens = inputs.values
+        tokens, ends = inputs.values, (ends[0].packed(), ends[1].packed())
         found: list[Scores] = []
         for window in range(len(tokens)):
             self.stop_if_cancelled()
@@ -394,7 +395,6 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: Bl
                 inputs: Inputs, input_bits: Mapping[str, int]) -> dict[str, float]:
     """One block: push both streams through it and its quantized copy, measure on the first batch."""
     index, where, sample = state.block, f"block {state.block}", inputs.sample_length
-    original = prepared.source.original(index)
     first = state.reference[:inputs.batch].clone()
     limit, measured = massive_limit(first), 0
     meter = SiteMeter(beyond(first, limit).flatten())
@@ -417,15 +417,29 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: Bl
         push(state.quantized, rewritten, entries[1], part)
         measured = measured or part.stop
 
-    job.batches.over(len(state.quantized), push_quantized, where)
+    with packed_linears(rewritten.block):
+        job.batches.over(len(state.quantized), push_quantized, where)
     meter.on = False
-    job.batches.over(len(state.reference), lambda part: push(state.reference, original, entries[0], part), where)
+    with _many_times(prepared, index, len(inputs) > inputs.batch) as original:
+        job.batches.over(len(state.reference), lambda part: push(state.reference, original, entries[0], part), where)
     reference = centered(state.reference[:measured], plan, family)
     isolated_out = straightened(forward(rewritten.block, isolated_in, entries[2].arguments[index]), plan)
     isolated = relative_mse(reference[:1, :sample], isolated_out)
     residual = residual_error(index, reference.flatten(0, 1), straightened(state.quantized[:measured], plan).flatten(0, 1), isolated)
     state.errors += [error.to_dict() for error in (*meter.errors(index), residual)]
     return {"accumulated": residual.relative_mse, "isolated": isolated}
+
+
+@contextmanager
+def _many_times(prepared: Prepared, index: int, several: bool) -> Iterator[BlockView]:
+    """The float block to push batches through; a packed copy where there are several (the block itself is everybody's). Where the float stream is
+    kept only the first one goes through it, packed as well: its last digits are those of the run that kept it."""
+    if not several:
+        yield prepared.source.original(index)
+        return
+    own = prepared.source.owned(index)
+    with packed_linears(own.block):
+        yield own
 
 
 def _score_window(ends: tuple[Ends, Ends], tokens: Tensor, reference: Tensor, quantized: Tensor, together: Batches) -> Scores:
