@@ -149,14 +149,14 @@ def two_runs(folder: str) -> list[str]:
 def sliders(page, address: str, rounds: int) -> dict[str, list[float]]:
     """Seconds from a key on a slider until a first figure has followed."""
     found: dict[str, list[float]] = {}
-    for name, label in (("lens", "the share of the way"), ("budget", "Average bits")):
-        page.goto(f"{address}/{name}?b=3&s=mlp_in")
+    for name, query in (("lens", "b=3&s=mlp_in"), ("budget", "hn=1&hl=64&hclip=none&ra=none")):
+        page.goto(f"{address}/{name}?{query}")
         settled(page, 180)
         if name == "budget":
             page.get_by_role("button", name="Estimate from gradients").click()
-            page.get_by_role("slider", name=label).wait_for(timeout=180_000)
-            settled(page, 180)
-        slider = page.get_by_role("slider", name=re.compile(label))
+        slider = page.get_by_test_id("stMain").get_by_role("slider").first
+        slider.wait_for(timeout=180_000)
+        settled(page, 180)
         found[name] = [figure_after(page, slider, lambda: page.keyboard.press("ArrowRight")) for _ in range(rounds)]
     return found
 
