@@ -117,8 +117,9 @@ class BlockSource:
 
     @cached_property
     def content_mark(self) -> str:
-        """A mark of the weights themselves: it changes with any of them, whatever the model is called."""
-        mark = hashlib.sha256(repr(self.model.config.to_dict()).encode())
+        """A mark of the weights themselves: it changes with any of them, whatever the model is called and wherever it lies."""
+        config = {name: value for name, value in self.model.config.to_dict().items() if name != "_name_or_path"}
+        mark = hashlib.sha256(repr(config).encode())
         for name, weight in self.model.state_dict().items():
             total = weight.sum(dtype=torch.float64) if weight.is_floating_point() else weight.sum()
             mark.update(f"{name}{tuple(weight.shape)}{weight.dtype}{total.item()!r}".encode())

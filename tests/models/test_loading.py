@@ -15,6 +15,7 @@ from rotviz.errors import BadInput, BrokenCheckpoint, OutOfRoom, RotvizError, Un
 from rotviz.models import attention, checkpoint, embedded, loading
 from rotviz.models.loading import SourceKind, known_models, load, resolve
 from rotviz.models.tiny import TINY, tiny
+from rotviz.models.walk import BlockSource
 
 
 @pytest.fixture(scope="module")
@@ -381,3 +382,10 @@ def test_a_damaged_copy_of_the_embedded_model_is_not_current(embedded_home, monk
     (copy / "model.safetensors").unlink()
     (copy / "model.safetensors").write_bytes(b"half")
     assert not embedded.is_current(name)
+
+
+def test_a_models_mark_is_of_its_weights_and_not_of_its_place(saved, folder):
+    """What was learned for a model is found again when its folder has moved."""
+    here, there = (BlockSource(load(str(path)).model).content_mark for path in (saved, folder))
+    edit_weights(folder, lambda tensors: tensors["model.norm.weight"].mul_(1.5))
+    assert here == there != BlockSource(load(str(folder)).model).content_mark
