@@ -196,7 +196,7 @@ def _outcome(before: RunRecord | None, after: RunRecord) -> None:
     was = dig(before.result, "perplexity", "quantized", "value") if before is not None else None
     cells[1].metric("all quantized", number(was) if was is not None else "not measured", help="perplexity of the recipe above")
     now = dig(after.result, "perplexity", "quantized", "value")
-    change = None if was is None or now is None else f"{now - was:+.4g}"
+    change = None if was is None or now is None else f"{'-' if now < was else '+'}{number(abs(now - was))}"  # st.metric reads the sign
     cells[2].metric("with these kept", number(now), delta=change, delta_color="inverse", help="perplexity")
     table = result_of(after)["allocation"]
     st.caption(f"Perplexity on the same windows. The kept recipe has {table['average']:.3g} bits a weight on average.")
