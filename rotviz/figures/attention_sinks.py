@@ -6,7 +6,7 @@
 The tokens that carry massive activations are those that heads rest on: the two maps show the same columns. Under 4 bits it is their keys and values
 that every other token reads. Departures: all blocks at once and means over heads, where the papers show single heads of chosen layers.
 
-Reference: Massive Activations (2402.17762), Fig. 7 and 8; StreamingLLM (2309.17453), Fig. 2.
+Reference: Massive Activations (2402.17762), Section 4; StreamingLLM (2309.17453), Fig. 2.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class AttentionSinks:
     """See the top of the file."""
 
     title: ClassVar[str] = "Attention sinks and massive tokens"
-    paper: ClassVar[str] = "Massive Activations (2402.17762), Fig. 7 and 8; StreamingLLM (2309.17453), Fig. 2"
+    paper: ClassVar[str] = "Massive Activations (2402.17762), Section 4; StreamingLLM (2309.17453), Fig. 2"
     words: ClassVar[str] = ("Attention that each token gets from the later ones, mean over heads, beside its largest number in the residual stream: "
                             "bright columns in both are sinks that carry massive activations, and their keys and values are read by all others.")
     needs: ClassVar[Needs] = Needs.STREAM

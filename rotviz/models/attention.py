@@ -46,8 +46,7 @@ class Attended:
     def received(self) -> Tensor:
         """The share of attention that each token [B, T] gets from the later ones that may look at it, mean over heads; NaN where there are none.
         On average a token gets 1 / (position of the one who looks): what stays far above is an attention sink."""
-        heads, tokens = self.query.shape[1:3]
-        later = ~self._hidden().tril(-1) & torch.ones(tokens, tokens, dtype=torch.bool, device=self.query.device).tril(-1)
+        heads, later = self.query.shape[1], (~self._hidden()).tril(-1)
         shares = sum((self.probabilities(head) * later).sum(-2) for head in range(heads)) / heads
         return shares / torch.where(later.sum(-2) > 0, later.sum(-2), torch.nan)
 

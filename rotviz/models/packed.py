@@ -3,7 +3,7 @@
     y = x W^T + b        the same numbers as torch's linear but for the order of the additions
 
 torch.nn.functional.linear reorders a weight for every call. A walk sends many windows through the same weights, so they are reordered
-once a block and the product takes an eighth less time (one core, float32). The operator is the one that torch's own compiler calls; where a
+once a block. The operator is the one that torch's own compiler calls; where a
 build does not have it, or a weight is not float32 on the CPU, everything is as it was. No gradient passes through.
 """
 

@@ -14,8 +14,8 @@ from rotviz.device import give_memory_back
 from rotviz.models.walk import Ends
 
 SCORE_LOGITS = 1 << 26
-"""Logits of a model that are made at a time (256 MB in float32). A product with the head reads the whole head, which is larger than any cache: in
-pieces of 256 tokens SmolLM2's took twice as long as in pieces of 1,300."""
+"""Logits of a model that are made at a time (256 MB in float32). A product with the head reads the whole head, which is larger than any cache, so
+that small pieces cost more than they save."""
 
 
 def tokens_scored(ends: Ends) -> int:

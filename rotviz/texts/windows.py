@@ -31,7 +31,7 @@ CHARACTERS_PER_TOKEN = 64  # generous: no usual token is longer
 BROKEN = "\ufffd"  # what a decoder shows of bytes that make no whole character
 _TEXTS = 4
 _TOKENIZED: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[bytes, Tensor]]" = WeakKeyDictionary()
-"""Tokens of the last texts of each tokenizer, by the text's hash: a corpus takes a second, and every run of a process reads the same."""
+"""Tokens of the last texts of each tokenizer, by the text's hash: every run of a process reads the same."""
 PIECES = 12  # tokens that are joined at most before their bytes are given up as broken
 
 

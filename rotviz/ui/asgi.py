@@ -1,8 +1,8 @@
 """The app as an ASGI application: Streamlit on app.py, made ready for its first visitor while it starts, with pages that ask for Plotly at once.
 
 Streamlit loads the code that draws figures (4.7 MB) when the first figure has arrived: after the page's own code has been loaded, a connection
-opened and the script run. Reading and running that code takes over half a second, which the browser has to spare before: a line at the end of the
-page tells it to. Where Streamlit keeps the code under another name the line is left out, and figures come as they would have.
+opened and the script run. The browser has the time to read and run that code before: a line at the end of the page tells it to. Where Streamlit
+keeps the code under another name the line is left out, and figures come as they would have.
 """
 
 import threading
