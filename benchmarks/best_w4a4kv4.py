@@ -9,8 +9,8 @@
 
 Choices are made by KL from the float model on 6 windows of 512 tokens of the validation split; calibration windows come from there as well, so the
 choice is a little too kind to methods that calibrate, the test is not. Bits an activation are counted with scales and zero points (16 and 4 bits
-each). The embedded model's weights have been through Q4_1 once: 4 bits, groups of 32, with a float minimum. The grids here have zero on a level,
-so those weights lie on none of them and are rounded a second time.
+each; 32 for a float minimum). The embedded model's weights have been through Q4_1 once: 4 bits, groups of 32, with a float minimum. Unturned they
+lie on the grid int_min and on no other, where they are rounded a second time; a rotation mixes the groups, so that they lie on none.
 """
 
 import argparse
@@ -30,6 +30,7 @@ STAGES = ("grids", "weights", "cache", "test")
 ROTATIONS = {"none": {"method": "none"}, "hadamard": {"method": "hadamard"}}
 FLOAT = {"weights": {"method": "none"}, "kv": {"bits": 16}}
 WEIGHTS: dict[str, dict[str, Any]] = {
+    "rtn g32 int_min": {"method": "rtn", "group": 32, "symmetric": False, "clip": "none", "format": "int_min"},
     "rtn g32 asymmetric": {"method": "rtn", "group": 32, "symmetric": False, "clip": "none"},
     "rtn g32 symmetric": {"method": "rtn", "group": 32, "symmetric": True, "clip": "mse"},
     "rtn g16 symmetric": {"method": "rtn", "group": 16, "symmetric": True, "clip": "mse"},
@@ -45,6 +46,8 @@ def grids() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {"int token symmetric 0.9": {"bits": 4, "symmetric": True, "clip": 0.9}}
     for group in (64, 32, 16):
         found[f"int g{group} asymmetric"] = {"bits": 4, "symmetric": False, "group": group, "clip": 1.0}
+    for group in (32, 16):
+        found[f"int_min g{group}"] = {"bits": 4, "symmetric": False, "group": group, "clip": 1.0, "format": "int_min"}
     return found | {f"{name}": {"bits": 4, "symmetric": True, "format": name} for name in ("mxfp4", "nvfp4")}
 
 
@@ -79,7 +82,8 @@ def activation_bits(spec: dict[str, Any]) -> float | None:
     """Bits an activation with its scale and zero point; None where a whole token shares one."""
     if spec.get("format") in ("mxfp4", "nvfp4"):
         return {"mxfp4": 4 + 8 / 32, "nvfp4": 4 + 8 / 16}[spec["format"]]
-    return 4 + (16 + (0 if spec["symmetric"] else 4)) / spec["group"] if spec.get("group") else None
+    zero = 0 if spec["symmetric"] else 16 if spec.get("format") == "int_min" else 4
+    return 4 + (16 + zero) / spec["group"] if spec.get("group") else None
 
 
 def main() -> None:

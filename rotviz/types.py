@@ -96,16 +96,19 @@ BITS = (2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """What a number format allows: bits, a grid that is not symmetric about zero, and the size of its own blocks (0 = the spec's group)."""
+    """What a number format allows: bits, grids that are symmetric about zero or not, and the size of its own blocks (0 = the spec's group)."""
 
     bits: tuple[int, ...]
     asymmetric: bool = False
     block: int = 0
     words: str = ""
+    symmetric: bool = True
 
 
 FORMATS = {
     "int": NumberFormat(BITS[:-1], asymmetric=True, words="evenly spaced levels"),
+    "int_min": NumberFormat(BITS[:-1], asymmetric=True, symmetric=False,
+                            words="evenly spaced levels from the smallest number up, which is kept as it is (GGUF's Q4_1)"),
     "power": NumberFormat(BITS[:-1], words="levels at powers of even steps, finer near zero where the exponent is below one"),
     "fp8": NumberFormat((8,), words="E4M3 floating point, a float32 scale for each row or group"),
     "fp4": NumberFormat((4,), words="E2M1 floating point, a float32 scale for each row or group"),
@@ -147,6 +150,8 @@ class QuantSpec:
             raise BadInput(f"the number format {self.number_format} has {' or '.join(map(str, known.bits))} bits, not {self.bits}")
         if not self.symmetric and not known.asymmetric:
             raise BadInput(f"the number format {self.number_format} is symmetric about zero: set symmetric = true, or choose int")
+        if self.symmetric and not known.symmetric:
+            raise BadInput(f"the number format {self.number_format} begins at the smallest number: set symmetric = false, or choose int")
         if known.block and self.group not in (0, known.block):
             raise BadInput(f"the number format {self.number_format} has blocks of its own, of {known.block}: leave group at 0")
         if self.number_format == "nvfp4" and self.clip == "mse" and self.granularity in (Granularity.TOKEN, Granularity.HEAD):

@@ -12,6 +12,9 @@ Conventions of QuaRot (arXiv 2404.00456), which SpinQuant, DFRot and DartQuant i
 include 0; over groups and heads they are not. Two departures: a constant group keeps its value exactly (QuaRot clamps s at 1e-5, which moves
 small weights), and 16-bit inputs are rounded in float32.
 
+On the asymmetric grid zero is a level: z is a whole number. With a float minimum ("int_min", GGUF's type 1: Q4_1) it need not be, and lo and hi are
+levels instead: q = clamp(round((x - c lo) / s), 0, 2^b - 1), x^ = s q + c lo. A weight that was stored so comes back without any error.
+
 Other number formats join as a Grid in GRIDS under the name that rotviz.types.FORMATS describes (float_grids.py, power_grid.py); everything else
 here speaks of the grid through its methods.
 
@@ -115,8 +118,22 @@ class IntegerGrid:
         return self.read(round_through(self.place(x, scale)).clamp(*self.code_range(spec)), scale)
 
 
+class MinimumGrid(IntegerGrid):
+    """Evenly spaced levels from a float minimum up: `zero` is where 0 would lie between the codes, not rounded."""
+
+    def scale(self, low: Tensor, high: Tensor, spec: QuantSpec) -> Scale:
+        span = high - low
+        step = torch.where(span > 0, span / (2**spec.bits - 1), without_zeros(high.abs()))
+        return Scale(step, -low / step)
+
+    def codes(self, x: Tensor, scale: Scale, spec: QuantSpec) -> Tensor:
+        low, high = self.code_range(spec)
+        return (x / scale.step).add_(scale.zero).round_().clamp_(low, high)
+
+
 GRIDS: dict[str, Grid] = {
     "int": IntegerGrid(),
+    "int_min": MinimumGrid(),
     "power": PowerGrid(),
     "fp8": FloatGrid(E4M3),
     "fp4": FloatGrid(E2M1),

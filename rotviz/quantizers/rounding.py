@@ -88,8 +88,8 @@ class LearnedRounding:
         return self.loss == "importance"
 
     def refusal(self, spec: QuantSpec) -> str | None:
-        if spec.number_format not in ("int", "power"):
-            return (f"rounding is learned on even and power grids (weights.format = int or power), not on {spec.number_format} "
+        if spec.number_format not in ("int", "int_min", "power"):
+            return (f"rounding is learned on even and power grids (weights.format = int, int_min or power), not on {spec.number_format} "
                     f"({FORMATS[spec.number_format].words}); use rtn or gptq")
         return None
 

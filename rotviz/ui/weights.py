@@ -189,8 +189,8 @@ def pick_grid(widths: set[int]) -> QuantSpec:
         group = cells[2].selectbox("Group", fitting, key="wgroup", **BOUND, help="Inputs that share a scale; 0 = a whole output channel.")
     clip = cells[3].selectbox("Clip", CLIPS, key="wclip", **BOUND,
                               help="The share of the range that the grid covers; mse searches it for each scale, none covers everything.")
-    symmetric = True
-    if known.asymmetric:
+    symmetric = known.symmetric
+    if known.symmetric and known.asymmetric:
         symmetric = cells[4].toggle("Symmetric", True, key="wsym", **BOUND,
                                     help="A grid symmetric about zero; otherwise from the smallest to the largest weight.")
     return QuantSpec(int(bits), symmetric, Granularity.GROUP if int(group) else Granularity.CHANNEL, int(group),

@@ -18,7 +18,7 @@ from rotviz.types import Granularity, QuantSpec, Slot
 
 SPECS = [QuantSpec(4, True, Granularity.CHANNEL, clip="mse"),
          QuantSpec(3, False, Granularity.GROUP, 16), QuantSpec(2, True, Granularity.CHANNEL, clip=0.8),
-         QuantSpec(3, True, Granularity.CHANNEL, number_format="power")]
+         QuantSpec(3, True, Granularity.CHANNEL, number_format="power"), QuantSpec(3, False, Granularity.GROUP, 16, number_format="int_min")]
 DATA_FREE = [name for name in QUANTIZERS if not is_calibrated(QUANTIZERS[name])]
 CALIBRATED = [name for name in QUANTIZERS if is_calibrated(QUANTIZERS[name])]
 QUICK = {"omniquant": {"epochs": 2}, "rounding": {"iterations": 8, "batch": 2}}

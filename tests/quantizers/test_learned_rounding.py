@@ -34,7 +34,8 @@ def weight():
     return torch.randn(10, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("spec", [W3, QuantSpec(2, False, Granularity.GROUP, 8), QuantSpec(4, True, Granularity.CHANNEL, number_format="power")])
+@pytest.mark.parametrize("spec", [W3, QuantSpec(2, False, Granularity.GROUP, 8), QuantSpec(2, False, Granularity.GROUP, 8, number_format="int_min"),
+                                  QuantSpec(4, True, Granularity.CHANNEL, number_format="power")])
 @pytest.mark.parametrize("freedom", FREEDOMS)
 def test_before_learning_it_is_plain_rounding(weight, freedom, spec):
     codes = learned(weight, spec, freedom=freedom)
