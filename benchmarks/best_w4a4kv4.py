@@ -4,7 +4,7 @@
 
     grids     4-bit activations alone: which grid and how many channels a scale, with and without a Hadamard rotation
     weights   4-bit weights on top of the best of those: method, group, symmetry
-    cache     a 4-bit KV cache on top
+    cache     a 4-bit KV cache on top: how many channels a scale, keys turned or not
     test      the best of all, and Hadamard with one scale a token for comparison, on the first 3 windows of 2048 tokens of the test split
 
 Choices are made by KL from the float model on 6 windows of 512 tokens of the validation split; calibration windows come from there as well, so the
@@ -46,6 +46,7 @@ def grids() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {"int token symmetric 0.9": {"bits": 4, "symmetric": True, "clip": 0.9}}
     for group in (64, 32, 16):
         found[f"int g{group} asymmetric"] = {"bits": 4, "symmetric": False, "group": group, "clip": 1.0}
+    found["int g16 asymmetric 0.95"] = found["int g16 asymmetric"] | {"clip": 0.95}
     for group in (32, 16):
         found[f"int_min g{group}"] = {"bits": 4, "symmetric": False, "group": group, "clip": 1.0, "format": "int_min"}
     return found | {f"{name}": {"bits": 4, "symmetric": True, "format": name} for name in ("mxfp4", "nvfp4")}
@@ -61,10 +62,18 @@ def candidates(stage: str, runs: dict[str, Any]) -> dict[str, dict[str, Any]]:
         return {f"{won} | {name}": recipe_of(runs, "grids", won) | {"weights": {"bits": 4, **spec}} for name, spec in WEIGHTS.items()}
     if stage == "cache":
         won = best(runs, "weights")
-        return {f"{won} | kv4": recipe_of(runs, "weights", won) | {"kv": {"bits": 4}}}
+        return {f"{won} | {name}": recipe_of(runs, "weights", won) | spec for name, spec in caches(runs, won).items()}
     won = best(runs, "cache")
     plain = {"rotation": ROTATIONS["hadamard"], "activations": grids()["int token symmetric 0.9"], "weights": {"bits": 4}, "kv": {"bits": 4}}
     return {won: recipe_of(runs, "cache", won), "hadamard | int token symmetric 0.9 | rtn | kv4": plain}
+
+
+def caches(runs: dict[str, Any], won: str) -> dict[str, dict[str, Any]]:
+    """The caches that are tried: a head's range, finer groups, and keys turned after RoPE where no rotation is in force."""
+    found = {"kv4": {"kv": {"bits": 4}}} | {f"kv4 g{group}": {"kv": {"bits": 4, "group": group, "clip": 1.0}} for group in (32, 16)}
+    if recipe_of(runs, "weights", won)["rotation"]["method"] == "none":
+        found |= {f"R3 {name}": {"rotation": {"method": "hadamard", "slots": ["R3"]}} | found[name] for name in ("kv4 g32", "kv4 g16")}
+    return found
 
 
 def best(runs: dict[str, Any], stage: str) -> str:
