@@ -1,13 +1,16 @@
 """What rounding a weight is thought to cost the model's loss, before anything is rounded.
 
-    first order   sum |g (w - Q_b(w))|                            g = dL/dw, averaged over the calibration windows
-    curvature     1/2 sum H (w - Q_b(w))^2                        H = mean g^2, the diagonal of the empirical Fisher matrix
+    curvature     1/2 sum_ij H_ij e_ij^2        H_ij = E_t[g_ti^2 x_tj^2], the diagonal of the empirical Fisher matrix (K-FAC's independence
+                                                of numbers, arXiv 1503.05671); e = w - Q_b(w)
+    first order   |sum_j G_ij e_ij|             G = E_t[g_t x_t^T], the mean gradient: Taylor's linear term of each output channel
     both          their sum
 
 by output channel, for every number of bits to choose from; a tensor's cost is the sum over its channels. L is the mean next-token loss of the float
-model. The two kinds are ways to look, not bounds: with g near 0 at a trained minimum the first is mostly noise of the calibration set, and the
-second takes weights as independent. Importance in this form is ours; the paper that proposed it (arXiv 2308.07662) could be read only in its
-abstract.
+model, x_t what enters the linear, g_t the gradient of token t's loss at its output: costs are nats a token.
+
+Curvature is the default because it won (benchmarks/mixed_precision.py). Near a minimum the mean gradient is mostly noise of the calibration set: the
+second and third choice lost to it, and sum |G e|, a bound on the linear term, did worse than equal bits. Importance in this form is
+ours; the paper that proposed it (arXiv 2308.07662) could be read only in its abstract.
 """
 
 from collections.abc import Mapping
@@ -20,12 +23,12 @@ from rotviz.allocation import CHOICES, Units
 from rotviz.numerics.grids import fake_quantize
 from rotviz.types import QuantSpec
 
-KINDS = ("both", "first", "curvature")
+KINDS = ("curvature", "both", "first")
 
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
-    """Of one weight [N, D]: the mean gradient over the windows, and the mean of its square."""
+    """Of one weight [N, D] or some of its rows: the mean gradient of the loss, and the mean square of each token's."""
 
     mean: Tensor
     square: Tensor
@@ -33,30 +36,43 @@ class Gradient:
 
 @dataclass
 class GradientSums:
-    """Adds up a weight's gradients window by window, in float64 where that is cheap and never in less than float32."""
+    """Adds up both from what a linear sees: inputs x [T, D] and the gradient g [T, N] of the summed loss at its output.
 
-    total: Tensor | None = None
-    squares: Tensor | None = None
-    count: int = 0
+    mean = sum_t g_t x_t^T / n,   square = sum_t g_t^2 (x_t^2)^T / n        n is what the loss is a mean over: tokens, or images
 
-    def add(self, gradient: Tensor) -> None:
-        """The gradient [N, D] of one window's mean loss."""
-        wide = gradient.detach().float() if gradient.dtype.itemsize < 4 else gradient.detach()
-        self.total = wide.clone() if self.total is None else self.total.add_(wide)
-        self.squares = wide.square() if self.squares is None else self.squares.addcmul_(wide, wide)
-        self.count += 1
+    Each token's gradient is squared, not a window's sum of them, which would be as much smaller as the window is long and hide where single tokens
+    care. No weight's gradient is ever formed by autograd. `rows` are the output channels that are looked at, all by default.
+    """
 
-    def mean(self) -> Gradient:
-        """The averages so far."""
-        return Gradient(self.total / self.count, self.squares / self.count)
+    total: Tensor
+    squares: Tensor
+    rows: Tensor | None = None
+
+    @classmethod
+    def of(cls, weight: Tensor, rows: Tensor | None = None) -> "GradientSums":
+        """Nothing yet, for a weight [N, D]. Sums are float64 for a float64 weight, float32 otherwise."""
+        seen = weight if rows is None else weight[rows]
+        nothing = torch.zeros_like(seen, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32, requires_grad=False)
+        return cls(nothing, nothing.clone(), rows)
+
+    def add(self, x: Tensor, gradient: Tensor) -> None:
+        """Some tokens' inputs [T, D] and gradients [T, N]."""
+        x, gradient = x.to(self.total), (gradient if self.rows is None else gradient[:, self.rows]).to(self.total)
+        self.total.addmm_(gradient.T, x)
+        self.squares.addmm_(gradient.square().T, x.square())
+
+    def mean(self, count: int) -> Gradient:
+        """The averages over `count` tokens or images."""
+        return Gradient(self.total / count, self.squares / count)
 
 
-def row_costs(weight: Tensor, gradient: Gradient, spec: QuantSpec, choices: tuple[int, ...] = CHOICES, kind: str = "both") -> Tensor:
+def row_costs(weight: Tensor, gradient: Gradient, spec: QuantSpec, choices: tuple[int, ...] = CHOICES,
+              kind: str = "curvature") -> Tensor:
     """The cost of rounding each output channel of a weight [N, D] to each choice of bits: float64 [N, choices]."""
     found = []
     for bits in choices:
         error = (weight - fake_quantize(weight, replace(spec, bits=bits))).double()
-        first = (gradient.mean.double() * error).abs().sum(-1)
+        first = (gradient.mean.double() * error).sum(-1).abs()
         curvature = 0.5 * (gradient.square.double() * error.square()).sum(-1)
         found.append({"first": first, "curvature": curvature, "both": first + curvature}[kind])
     return torch.stack(found, dim=-1)

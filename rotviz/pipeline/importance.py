@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from rotviz.allocation import CHOICES, average_bits, is_budgeted
 from rotviz.allocation.sensitivity import GradientSums, bits_by_name, row_costs, units_of
@@ -73,25 +74,30 @@ def importance_of(prepared: Prepared, plan: RotationPlan, inputs: Callable[[], I
 
 
 class _Book:
-    """Sums of gradients while windows go through a model."""
+    """What the gradients of single windows add up to."""
 
     def __init__(self, views: list[BlockView], weights: bool, fisher: bool) -> None:
         self.views, self.wants_fisher = views, fisher
         self.gradients: dict[Name, GradientSums] = {}
         self.modules: dict[Name, nn.Module] = {}
         self.fisher: dict[int, Tensor] = {}
-        self.rows = 0
+        self.rows = self.count = 0
         for view in views if weights else []:
             for path, (module, _) in linear_paths(view).items():
-                module.weight.requires_grad_(True)
-                self.gradients[view.index, path], self.modules[view.index, path] = GradientSums(), module
+                self.gradients[view.index, path], self.modules[view.index, path] = GradientSums.of(module.weight.data), module
 
-    def take(self) -> None:
-        """Add the weights' gradients of a window, and forget them. An expert that no token reached has none."""
-        for name, module in self.modules.items():
-            gradient = module.weight.grad
-            self.gradients[name].add(torch.zeros_like(module.weight) if gradient is None else gradient)
-            module.weight.grad = None
+    def hooks(self) -> list[RemovableHandle]:
+        """Forward hooks that fill the book when a loss goes back; an expert that no token reaches stays at nothing."""
+        handles = [module.register_forward_hook(self._weigh(self.gradients[name])) for name, module in self.modules.items()]
+        return handles + [view.block.register_forward_hook(self.watch(view.index)) for view in self.views if self.wants_fisher]
+
+    @staticmethod
+    def _weigh(sums: GradientSums) -> Callable:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            x = args[0].detach().flatten(0, -2)
+            output.register_hook(lambda gradient: sums.add(x, gradient.detach().flatten(0, -2)))
+
+        return hook
 
     def watch(self, index: int) -> Callable:
         """A forward hook that adds up the gradient at a block's output."""
@@ -107,15 +113,16 @@ class _Book:
         return hook
 
 
-def _losses(model: nn.Module, inputs: Inputs, device: torch.device) -> Iterator[Callable[[], Tensor]]:
-    """The model's loss on each window or image: of the next tokens, or of the label. Where an image's label is not known the class that the model
-    finds most likely stands for it."""
+def _losses(model: nn.Module, inputs: Inputs, device: torch.device) -> Iterator[tuple[Callable[[], Tensor], int]]:
+    """The model's loss on each window or image, summed, and over how many tokens or images: of the next tokens, or of the label. Where an image's
+    label is not known the class that the model finds most likely stands for it."""
     for i, one in enumerate(inputs.values.to(device)):
         if inputs.modality is Modality.TEXT:
-            yield lambda one=one: nn.functional.cross_entropy(model(input_ids=one[None], use_cache=False).logits[0, :-1].float(), one[1:])
+            yield lambda one=one: nn.functional.cross_entropy(model(input_ids=one[None], use_cache=False).logits[0, :-1].float(), one[1:],
+                                                              reduction="sum"), len(one) - 1
         else:
             label = None if inputs.labels is None else inputs.labels[i:i + 1].to(device)
-            yield lambda one=one, label=label: _loss_of_image(model, one, label)
+            yield lambda one=one, label=label: _loss_of_image(model, one, label), 1
 
 
 def _loss_of_image(model: nn.Module, pixels: Tensor, label: Tensor | None) -> Tensor:
@@ -123,18 +130,16 @@ def _loss_of_image(model: nn.Module, pixels: Tensor, label: Tensor | None) -> Te
     return nn.functional.cross_entropy(logits, logits.detach().argmax(-1) if label is None else label)
 
 
-def _collect(model: nn.Module, book: _Book, losses: Iterator[Callable[[], Tensor]], count: int,
+def _collect(model: nn.Module, book: _Book, losses: Iterator[tuple[Callable[[], Tensor], int]], windows: int,
              stop_if_cancelled: Callable[[], None]) -> Generator[Progress, None, None]:
-    handles = [book.views[0].block.register_forward_pre_hook(_with_gradient, with_kwargs=True)]
-    if book.wants_fisher:
-        handles += [view.block.register_forward_hook(book.watch(view.index)) for view in book.views]
+    handles = [book.views[0].block.register_forward_pre_hook(_with_gradient, with_kwargs=True), *book.hooks()]
     try:
-        for i, loss in enumerate(losses):
+        for i, (loss, count) in enumerate(losses):
             stop_if_cancelled()
             with torch.enable_grad():
                 loss().backward()
-            book.take()
-            yield Progress((i + 1) / count, f"gradients of window {i + 1} of {count}")
+            book.count += count
+            yield Progress((i + 1) / windows, f"gradients of window {i + 1} of {windows}")
     finally:
         for handle in handles:
             handle.remove()
@@ -155,7 +160,7 @@ def _allocate(recipe: Recipe, views: list[BlockView], book: _Book, stop_if_cance
         stop_if_cancelled()
         sums = book.gradients.get(name)
         nothing = torch.zeros(len(weight), len(CHOICES), dtype=torch.float64)
-        costs[name] = nothing if sums is None else row_costs(weight, sums.mean(), recipe.weights.spec(), CHOICES, table.sensitivity).cpu()
+        costs[name] = nothing if sums is None else row_costs(weight, sums.mean(book.count), recipe.weights.spec(), CHOICES, table.sensitivity).cpu()
     by_row = table.unit == "channel"
     labels = {(view.index, path): f"{view.index}.{'+'.join(roles)}" for view in views for path, (_, roles) in linear_paths(view).items()}
     units = units_of(weights, costs, by_row, CHOICES, labels)

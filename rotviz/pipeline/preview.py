@@ -9,9 +9,8 @@ x [T, D] is what enters a linear, g [T, N] the gradient of the summed loss at it
 rewritten float model. Costs are in nats a token, so that they predict a perplexity: ppl ~ ppl_float exp(sum of costs). That is a prediction: errors
 of many rounded layers neither stay small nor independent (budget.py says how it is calibrated and how wrong it was).
 
-It differs from what a run with allocation.method = importance collects (importance.py) in three ways, all for speed on two cores: weights' costs come
-from ROWS output channels of each linear, scaled up; H sums tokens' squares (K-FAC's independence, 1503.05671) and not windows', so that its scale is
-that of the loss; and no weight gradient is ever formed. `first` is the first-order cost of sensitivity.py on the same rows.
+It differs from what a run with allocation.method = importance collects (importance.py) in that it looks at ROWS output channels of each linear only,
+scaled up, for speed on two cores. `first` is the first-order cost of sensitivity.py on the same rows.
 """
 
 import json
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from rotviz.allocation import CHOICES
-from rotviz.allocation.sensitivity import Gradient, row_costs
+from rotviz.allocation.sensitivity import GradientSums, row_costs
 from rotviz.config import fingerprint
 from rotviz.device import device_mark
 from rotviz.errors import Cancelled
@@ -41,7 +40,7 @@ from rotviz.surgery.whole import rewrite_model
 from rotviz.texts import text_mark
 from rotviz.types import FLOAT_BITS, FORMATS, QuantSpec
 
-FORMAT = "1"
+FORMAT = "2"
 ROWS = 64
 """Output channels of each linear whose weights are weighed; evenly spread."""
 ACTIVATION_CHOICES = (2, 3, 4, 5, 6, 7, 8)
@@ -236,8 +235,7 @@ class _Book:
         step = max(1, len(weight) // ROWS)
         self.module, self.rows = module, torch.arange(0, len(weight), step, device=weight.device)[:ROWS]
         self.specs = [_with_bits(activations, bits) for bits in choices]
-        self.mean = torch.zeros(len(self.rows), weight.shape[1], dtype=torch.float32, device=weight.device)
-        self.square, self.inputs, self.tokens = self.mean.clone(), [0.0] * len(choices), 0
+        self.sums, self.inputs, self.tokens = GradientSums.of(weight.float(), self.rows), [0.0] * len(choices), 0
 
     def __call__(self, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
@@ -246,9 +244,7 @@ class _Book:
 
     def add(self, x: Tensor, gradient: Tensor) -> None:
         """Inputs [T, D] and gradients [T, N] at the output."""
-        sampled = gradient[:, self.rows]
-        self.mean += sampled.T @ x
-        self.square += sampled.square().T @ x.square()
+        self.sums.add(x, gradient)
         entering = (gradient @ self.module.weight.data.float()).square()
         for i, spec in enumerate(self.specs):
             self.inputs[i] += 0.5 * float((entering * (x - fake_quantize(x, spec)).square()).sum(dtype=torch.float64))
@@ -258,7 +254,7 @@ class _Book:
         weight = self.module.weight.data
         rows, scale = weight[self.rows].float(), len(weight) / len(self.rows)
         tokens = max(1, self.tokens)
-        gradient, spec = Gradient(self.mean / tokens, self.square / tokens), _with_bits(table, choices[0])
+        gradient, spec = self.sums.mean(tokens), _with_bits(table, choices[0])
         found = {kind: (scale * row_costs(rows, gradient, spec, choices, kind).sum(0)).tolist() for kind in ("curvature", "first")}
         return LinearCost(block, path, tuple(map(str, roles)), weight.numel(), len(weight), float(rows.abs().mean()), tuple(found["curvature"]),
                           tuple(found["first"]), tuple(v / tokens for v in self.inputs))

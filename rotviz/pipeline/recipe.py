@@ -136,7 +136,7 @@ class AllocationTable:
     method: str = setting("none", "how bits are shared out; none = weights.bits for all", choices_from=OrNone(ALLOCATIONS))
     budget: float = setting(0.0, "average bits a weight; 0 = weights.bits", minimum=0, maximum=FLOAT_BITS)
     unit: str = setting("tensor", "what gets bits of its own: a whole weight, or each of its output channels", choices=("tensor", "channel"))
-    sensitivity: str = setting("both", "what importance estimates: first order, curvature, or their sum", choices=KINDS)
+    sensitivity: str = setting("curvature", "what importance estimates: curvature, the first order, or their sum", choices=KINDS)
 
 
 @dataclass(frozen=True, slots=True)

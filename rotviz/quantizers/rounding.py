@@ -20,12 +20,13 @@ rate would otherwise have to be tuned for layer by layer. The study of these cho
 
 Departures. The loss is `normalized` by default. A massive token's error is thousands of times any other's, so that a plain mean over tokens is that
 token's alone: on SmolLM2-135M at W3A16g64 the block loss fell to a sixth of plain rounding's and the perplexity rose eightfold. The best state is
-judged on all calibration windows, weights exactly on their grids, ten times on the way; the start (plain rounding) is among the candidates, so the
+judged on all calibration windows, weights exactly on their grids, up to ten times on the way; the start (plain rounding) is a candidate, so the
 result never loses to it there. AdaRound's penalty is a mean times the loss at the start, so that one weight fits every layer (100: a short schedule
 has to push harder than AdaRound's 20,000 steps), and its rate is 24 / iterations: V must travel about 1.5 for h to change its mind, and as far
 again for it to be sure. Activations and KV cache are rounded on the way as they will be in the deployed model.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -44,7 +45,9 @@ from rotviz.types import FORMATS, QuantSpec
 WARM_UP = 0.2
 BETA_FIRST, BETA_LAST = 20.0, 2.0
 _LOOKS = 10
-"""Times on the way that the state is judged on all windows."""
+_LOOKING = 0.25
+"""Times on the way that the state is judged on all windows; fewer where that would take more than this share of what learning takes (a step costs its
+windows three times: forward, and twice as much back)."""
 TRAVEL = {"signround": 1.0, "wide": 3.0, "latent": 3.0, "up_down": 24.0}
 """Rate times iterations, in units of the variable, where no rate is given. With a rate that falls to 0 the distance covered is half of it: just the
 half level that SignRound allows, and enough to use the freedom of the others."""
@@ -112,7 +115,7 @@ def _learn(method: LearnedRounding, task: BlockTask, problem: Problem, start: fl
     slower = (method.range_rate or 1 / method.iterations) / rate
     descent = Descent(method.optimizer, [group for codes in learned for group in codes.groups(slower)])
     draws = _draws(problem.count, size, task.generator)
-    look_every = max(1, method.iterations // _LOOKS)
+    look_every = math.ceil(method.iterations / _looks(method.iterations * size, problem.count))
     notes: dict[str, float] = {}
     for i in range(method.iterations if learned else 0):
         task.stop_if_cancelled()
@@ -134,6 +137,11 @@ def _learn(method: LearnedRounding, task: BlockTask, problem: Problem, start: fl
     for codes, state in zip(learned, best):
         codes.restore(state)
     return {"loss_before": before, "loss_after": best_loss, **notes}
+
+
+def _looks(windows: int, count: int) -> int:
+    """How often to judge the state on all `count` windows where learning sees `windows` in all."""
+    return min(_LOOKS, max(1, int(_LOOKING * 3 * windows / count)))
 
 
 def _by_layer(method: LearnedRounding, task: BlockTask) -> Generator[Progress, None, BlockResult]:

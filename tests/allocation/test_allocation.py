@@ -1,16 +1,18 @@
 """Bits under a budget: within it, optimal where that can be enumerated, ordered as the closed form says."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rotviz.allocation import ALLOCATIONS, Units, average_bits, is_budgeted, total_cost
+from rotviz.allocation import ALLOCATIONS, CHOICES, Units, average_bits, is_budgeted, total_cost
 from rotviz.allocation.greedy import _greedy, closed_form, hull, spend
-from rotviz.allocation.sensitivity import GradientSums, bits_by_name, row_costs, units_of
+from rotviz.allocation.sensitivity import Gradient, GradientSums, bits_by_name, row_costs, units_of
 from rotviz.errors import BadInput
+from rotviz.numerics.grids import fake_quantize
 from rotviz.types import Granularity, QuantSpec
 
 BUDGETED = [name for name in ALLOCATIONS if is_budgeted(ALLOCATIONS[name])]
@@ -116,26 +118,35 @@ def test_bad_units_are_refused():
         Units(torch.ones(2), torch.ones(2), torch.ones(1, 2), (2, 3))
 
 
+def test_sums_are_the_mean_gradient_and_the_mean_square_of_each_tokens():
+    draw = generator(9)
+    x, g = torch.randn(7, 32, generator=draw, dtype=torch.float64), torch.randn(7, 6, generator=draw, dtype=torch.float64)
+    nothing = torch.zeros(6, 32, dtype=torch.float64)
+    every, some = GradientSums.of(nothing), GradientSums.of(nothing, torch.tensor([1, 4]))
+    for sums in (every, some):
+        sums.add(x[:3], g[:3])
+        sums.add(x[3:], g[3:])
+    tokens = torch.einsum("tn,td->tnd", g, x)  # the gradient of each token's loss
+    torch.testing.assert_close(every.mean(7).mean, tokens.mean(0))
+    torch.testing.assert_close(every.mean(7).square, tokens.square().mean(0))
+    torch.testing.assert_close(some.mean(7).square, tokens.square().mean(0)[[1, 4]])
+
+
 def test_costs_are_the_formulas_and_fall_with_bits():
     draw = generator(9)
     weight = torch.randn(6, 32, generator=draw, dtype=torch.float64)
-    sums = GradientSums()
-    gradients = [torch.randn(6, 32, generator=draw, dtype=torch.float64) for _ in range(3)]
-    for g in gradients:
-        sums.add(g)
-    gradient = sums.mean()
-    torch.testing.assert_close(gradient.mean, sum(gradients) / 3)
-    torch.testing.assert_close(gradient.square, sum(g.square() for g in gradients) / 3)
+    gradient = Gradient(torch.randn(6, 32, generator=draw, dtype=torch.float64), torch.rand(6, 32, generator=draw, dtype=torch.float64))
     first, curvature, both = (row_costs(weight, gradient, SPEC, kind=kind) for kind in ("first", "curvature", "both"))
+    error = weight - fake_quantize(weight, replace(SPEC, bits=3))
+    column = CHOICES.index(3)
+    torch.testing.assert_close(first[:, column], (gradient.mean * error).sum(-1).abs())
+    torch.testing.assert_close(curvature[:, column], 0.5 * (gradient.square * error.square()).sum(-1))
     torch.testing.assert_close(both, first + curvature)
-    assert (both[:, :-1] > both[:, 1:]).all()
+    assert (curvature[:, :-1] > curvature[:, 1:]).all()
 
 
 def test_a_quadratic_loss_is_predicted():
     """Where the loss really is 1/2 sum h (w - w0)^2, the curvature cost with its true diagonal is the rise of the loss."""
-    from rotviz.allocation.sensitivity import Gradient
-    from rotviz.numerics.grids import fake_quantize
-
     draw = generator(10)
     weight, h = torch.randn(4, 16, generator=draw, dtype=torch.float64), torch.rand(4, 16, generator=draw, dtype=torch.float64)
     predicted = row_costs(weight, Gradient(torch.zeros_like(h), h), SPEC, (3,), "curvature")[:, 0]

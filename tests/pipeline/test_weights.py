@@ -138,7 +138,7 @@ def test_the_models_end_weighs_the_loss(dtype):
     ([("allocation.method", "importance"), ("weights.format", "fp4"), ("weights.bits", 4)], "nothing to allocate"),
     ([("allocation.method", "uniform"), ("allocation.budget", 1.5)], "cannot be met"),
     ([("allocation.method", "best")], "choose from none, "),
-    ([("activations.format", "power")], "choose from int, fp8"),
+    ([("activations.format", "power")], "choose from int, int_min, fp8"),
 ])
 def test_combinations_without_sense_are_refused(changes, words):
     with pytest.raises(BadInput, match=words):
