@@ -127,6 +127,7 @@ def _presets(base: dict[str, Any] | None) -> list[Recipe]:
                                      label_visibility="collapsed")
     st.caption("W weights, A activations, KV cache, with their bits; what is not named stays in float. Weights: round to nearest, "
                "symmetric, clip by MSE search. Activations: asymmetric, token by token. Cache: asymmetric, head by head, clip 0.95. "
+               "g16: a scale for every 16 numbers of activations and cache, and a step with a float minimum for every 32 weights. "
                "Rotations act in R1 to R4.")
     if base is None:
         return []

@@ -6,7 +6,8 @@ import torch
 from rotviz.errors import BadInput
 from rotviz.numerics.float_grids import E2M1, E4M3, levels, nearest_index
 from rotviz.numerics.grids import fake_quantize, fake_quantize_through, quantize
-from rotviz.types import FORMATS, Granularity, QuantSpec
+from rotviz.rotations.hadamard import Hadamard
+from rotviz.types import FORMATS, Granularity, QuantSpec, Slot
 
 FLOATS = {"fp8": 8, "fp4": 4, "mxfp4": 4, "nvfp4": 4}
 
@@ -128,3 +129,18 @@ def test_a_width_without_whole_blocks_is_refused():
 
 def test_float_needs_no_grid():
     assert all(not QuantSpec(16, False, number_format=name).quantizes for name in FORMATS)
+
+
+def test_blocks_keep_a_massive_channel_to_themselves_and_a_rotation_spreads_it():
+    """Why rotations and block formats do not add up: one huge channel ruins one block; turned, it is in all of them. A scale a token gains instead."""
+    x = torch.randn(64, 576, generator=torch.Generator().manual_seed(7))
+    massive = x.clone()
+    massive[:, 17] += 700
+    turned = Hadamard().build(Slot.R1, 576, torch.Generator().manual_seed(8)).apply(massive)
+
+    def lost(numbers: torch.Tensor, grid: QuantSpec) -> float:
+        return float((fake_quantize(numbers, grid) - numbers).square().mean())
+
+    blocks, token = QuantSpec(4, True, number_format="nvfp4"), QuantSpec(4, True, clip=0.9)
+    assert lost(turned, blocks) > 50 * lost(massive, blocks)
+    assert lost(turned, token) < lost(massive, token) / 5
