@@ -132,7 +132,7 @@ def test_float_needs_no_grid():
 
 
 def test_blocks_keep_a_massive_channel_to_themselves_and_a_rotation_spreads_it():
-    """Why rotations and block formats do not add up: one huge channel ruins one block; turned, it is in all of them. A scale a token gains instead."""
+    """Why rotations and block formats do not add up: one huge channel ruins one block; turned, all of them. A scale a token gains instead."""
     x = torch.randn(64, 576, generator=torch.Generator().manual_seed(7))
     massive = x.clone()
     massive[:, 17] += 700
