@@ -3,7 +3,8 @@
     python benchmarks/weight_stack.py [--windows 8] [--settings W3A16g64 ...] [--methods rtn gptq omniquant rounding mixed]
 
 Calibration is 16 windows of 512 tokens of the validation split for every method; evaluation is on windows of 512 of the test split. Weights are
-symmetric with a searched clip where the method takes one, asymmetric for OmniQuant as in its paper. "mixed" is round-to-nearest with bits
+symmetric with a searched clip where the method takes one, asymmetric for OmniQuant as in its paper and at 2 bits (a symmetric grid has one level
+above zero there: "W2A16g64 symmetric" shows what that does). "mixed" is round-to-nearest with bits
 shared out by importance at the same average. Steps and epochs are fewer than published (see each run's recipe), so that a CPU can do it. Runs that
 are in results/weight_stack.json already are not repeated, so the script may be stopped, started, and run twice at once.
 """
@@ -25,7 +26,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "W4A16": NONE | {"weights": {"bits": 4}, "activations": {"bits": 16}},
     "W4A16g64": NONE | {"weights": {"bits": 4, "group": 64}, "activations": {"bits": 16}},
     "W3A16g64": NONE | {"weights": {"bits": 3, "group": 64}, "activations": {"bits": 16}},
-    "W2A16g64": NONE | {"weights": {"bits": 2, "group": 64}, "activations": {"bits": 16}},
+    "W2A16g64": NONE | {"weights": {"bits": 2, "group": 64, "symmetric": False}, "activations": {"bits": 16}},
+    "W2A16g64 symmetric": NONE | {"weights": {"bits": 2, "group": 64}, "activations": {"bits": 16}},
     "W6A6": NONE | {"weights": {"bits": 6}, "activations": {"bits": 6, "symmetric": False, "clip": 1.0}},
     "W4A4KV4 hadamard": {"rotation": {"method": "hadamard"}, "weights": {"bits": 4}} | FOUR,
     "W4A4KV4 peak": {"rotation": {"method": "peak"}, "weights": {"bits": 4}} | FOUR,
