@@ -6,11 +6,11 @@
     channel sums                      what the integer product keeps for asymmetric activations: an int32 for each output channel
     KV cache                          of one sequence of so many tokens, filled to be measured
 
-The prediction follows from the deployed model's shape, in which R1 has given a tied head a matrix of its own; it counts floats in 16 bits and
-knows no biases and no channel sums. Norms whose gains are folded away weigh nothing.
+The prediction follows from the deployed model's shape, in which R1 has given a tied head a matrix of its own, and, where a recipe shares out bits,
+from what each linear was given; it counts floats in 16 bits and knows no biases and no channel sums. Norms whose gains are folded away weigh nothing.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from rotviz.deployment.build import Deployed, is_tied
 from rotviz.deployment.linear import PackedLinear, RoundedLinear
-from rotviz.kernels.cost import Shape, memory_by_part
+from rotviz.kernels.cost import Shape, memory_by_part, row_bytes
 from rotviz.models.family import block_views, heads_of
+from rotviz.types import QuantSpec
 
 ATTENTION, MLP, EMBEDDING, HEAD = "attention weights", "MLP weights", "embedding", "output head"
 SMALL, SUMS, CACHE = "norms and routers", "channel sums", "KV cache"
@@ -45,6 +46,8 @@ def weigh(deployed: Deployed, context: int = CONTEXT) -> tuple[Weighed, ...]:
     recipe = deployed.recipe
     parts = {part.name: part for part in memory_by_part(
         Shape.from_config(deployed.model.config), recipe.weights.spec(), recipe.activations.spec(), recipe.kv.spec(), context=context, in_flight=1)}
+    if recipe.allocation.method != "none":
+        parts |= {name: replace(parts[name], recipe=size) for name, size in _allocated_bytes(deployed).items()}
     names = [name for name in (ATTENTION, MLP, EMBEDDING, HEAD, SMALL, SUMS, CACHE) if measured.get(name) or name in parts]
     return tuple(Weighed(name, measured.get(name, 0), parts[name].recipe if name in parts else 0, parts[name].float16 if name in parts else 0)
                  for name in names)
@@ -75,6 +78,16 @@ def cache_bytes(deployed: Deployed, tokens: int) -> int:
     for index in range(len(block_views(model, deployed.family))):
         cache.update(numbers, numbers, index)
     return sum(_bytes(part) for layer in cache.layers for part in (layer.keys, layer.values))
+
+
+def _allocated_bytes(deployed: Deployed) -> dict[str, int]:
+    """What the linears of each part take at the bits that they were given: shape and bits alone, no tensor's size."""
+    found = dict.fromkeys((ATTENTION, MLP), 0)
+    for module, part in _places(deployed).items():
+        if part in found:
+            shape = (module.out_features, module.in_features) if isinstance(module, PackedLinear) else module.weight.shape
+            found[part] += row_bytes(*shape, module.spec if isinstance(module, PackedLinear) else QuantSpec())
+    return found
 
 
 def _places(deployed: Deployed) -> dict[nn.Module, str]:

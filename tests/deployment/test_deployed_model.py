@@ -158,6 +158,16 @@ def test_bytes_are_those_predicted():
     assert sum(sizes.values()) - sizes[SUMS] == total
 
 
+@pytest.mark.parametrize("changes", [(("allocation.method", "listed"), ("allocation.listed.keep", ("0", "1.down"))),
+                                     (("allocation.method", "magnitude"), ("allocation.budget", 5.0))], ids=str)
+def test_bytes_of_shared_out_bits_are_predicted(changes):
+    deployed = deploy(recipe("tiny-llama", "W4A16KV16", *changes))
+    parts = {part.name: part for part in weigh(deployed, 33)}
+    plain = {part.name: part for part in weigh(deploy(recipe("tiny-llama", "W4A16KV16")), 33)}
+    assert all(parts[name].measured == parts[name].predicted for name in (ATTENTION, MLP))
+    assert parts[MLP].measured > plain[MLP].measured
+
+
 def test_a_head_that_nothing_changed_is_not_stored_twice():
     tied, parted = (deploy(recipe("tiny-llama-tied", "W4A4KV4", ("rotation.slots", slots))) for slots in (["R4"], ["R1"]))
     assert measured_bytes(tied)[HEAD] == 0 and measured_bytes(parted)[HEAD] == measured_bytes(tied)[EMBEDDING] > 0
