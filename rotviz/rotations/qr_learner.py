@@ -9,7 +9,8 @@ loss is lowest after a few steps on one batch is taken. Angles mean the same at 
 the DartQuant paper span a factor of ten).
 """
 
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -158,13 +159,21 @@ def learn_r2(task: LearningTask, sample: SiteSample, schedule: Schedule,
         start = torch.stack([rotation.dense() for rotation in heads]).to(task.source.device, torch.float32)
         rows = head_rows(sample.rows(block, Site.O_IN).to(task.source.device), sample)
         rows = unit_rms(rows) if schedule.unit_heads else rows
-        states = list(learner.descend(start, lambda rows=rows: [lambda: rows]))  # the rate that the first block found serves all
-        learned.append(tuple(exact(matrix, schedule.name) for matrix in states[-1].best))
+        first, last = _first_and_last(learner.descend(start, lambda rows=rows: [lambda: rows]))  # the first block's rate serves all
+        learned.append(tuple(exact(matrix, schedule.name) for matrix in last.best))
         done = shares[0] + (shares[1] - shares[0]) * (block + 1) / len(task.plan.r2)
-        before, after = (state.loss / start.shape[-1] for state in (states[0], states[-1]))
+        before, after = (state.loss / start.shape[-1] for state in (first, last))
         yield LearningStep(done, f"R2 of block {block + 1} of {len(task.plan.r2)}",
                            {"block": float(block), "head_loss_before": before, "head_loss": after})
     return tuple(learned)
+
+
+def _first_and_last(states: Iterable[State]) -> tuple[State, State]:
+    """Nothing between them is held on to: small matrices that outlive a step lie in the room of the large ones that it frees, and the heap grows by
+    those with every step (4.9 GB in place of 2.0 for 240 steps on 3,293 tokens of SmolLM2-135M)."""
+    states = iter(states)
+    first = next(states)
+    return first, (deque(states, maxlen=1) or [first])[0]
 
 
 def _over_all_heads(objective: Objective, sample: SiteSample) -> Objective:
