@@ -51,6 +51,8 @@ BEHIND_NORM = ("q", "k", "v", "gate", "up")
 """Roles that read a norm's output, whose gain is folded into them."""
 MEASURES = {"output": "relative error of the layer's output", "weight": "relative MSE of the weight"}
 CLIPS = ("mse", "none", "0.95", "0.9", "0.8", "0.7", "0.6", "0.5")
+NOTHING = 1e-12
+"""Shares of energy below this are float32's own rounding: the numbers lie on the grid."""
 LOUDER = 1.2
 """Two errors are told apart in words from this factor on."""
 
@@ -222,27 +224,32 @@ def grid_words(spec: QuantSpec) -> str:
 def loss_table(found: Mapping[str, FormLoss]) -> pd.DataFrame:
     """A row for each form."""
     return pd.DataFrame([{
-        "weight": form, "lost of the weight": percent(f.loss.weight), "SQNR, dB": round(_decibel(f.loss.weight), 1),
-        "lost of the output": percent(f.loss.output) if np.isfinite(f.loss.output) else "–",
+        "weight": form, "lost of the weight": _lost(f.loss.weight), "SQNR, dB": round(_decibel(f.loss.weight), 1),
+        "lost of the output": _lost(f.loss.output) if np.isfinite(f.loss.output) else "–",
         "amplification": round(f.amplification, 2), "cut off": f"{f.loss.clipped:.2%}"} for form, f in found.items()])
 
 
+def _lost(share: float) -> str:
+    """A share of energy in percent; what lies on the grid loses none."""
+    return "0 %" if share < NOTHING else percent(share)
+
+
 def _decibel(error: float) -> float:
-    return float("inf") if error <= 0 else -10 * float(np.log10(error))
+    return float("inf") if error < NOTHING else -10 * float(np.log10(error))
 
 
 def what_happens(found: Mapping[str, FormLoss], spec: QuantSpec) -> str:
     """The linear's losses in one or two sentences, before and after."""
     before = found[STORED].loss
     if ROTATED not in found:
-        return f"The {grid_words(spec)} loses **{percent(before.weight)}** of this weight's energy{_at_output(before)}."
+        return f"The {grid_words(spec)} loses **{_lost(before.weight)}** of this weight's energy{_at_output(before)}."
     after = found[ROTATED].loss
-    return (f"The {grid_words(spec)} loses **{percent(before.weight)}** of this weight's energy as stored and **{percent(after.weight)}** rotated"
-            + (f"; of the layer's output **{percent(before.output)}** and **{percent(after.output)}**." if np.isfinite(after.output) else "."))
+    return (f"The {grid_words(spec)} loses **{_lost(before.weight)}** of this weight's energy as stored and **{_lost(after.weight)}** rotated"
+            + (f"; of the layer's output **{_lost(before.output)}** and **{_lost(after.output)}**." if np.isfinite(after.output) else "."))
 
 
 def _at_output(loss: Loss) -> str:
-    return f" and **{percent(loss.output)}** of the layer's output" if np.isfinite(loss.output) else ""
+    return f" and **{_lost(loss.output)}** of the layer's output" if np.isfinite(loss.output) else ""
 
 
 def why(found: Mapping[str, FormLoss]) -> str:
@@ -250,6 +257,8 @@ def why(found: Mapping[str, FormLoss]) -> str:
     if ROTATED not in found or not np.isfinite(found[ROTATED].loss.output):
         return ""
     before, folded, after = (found[form] for form in FORMS)
+    if before.loss.output < NOTHING:
+        return "The stored weights lie on this grid; the rotation takes them off it." if after.loss.output >= NOTHING else ""
     moved = folded.amplification / before.amplification if before.amplification else 1.0
     output = after.loss.output / before.loss.output if before.loss.output else 1.0
     weighs = (f"The norm's gain decides it: as stored, the weight reads the gained stream; R1 needs the gain folded into the weight, and then the "
@@ -293,10 +302,12 @@ def stored_words(found: Mapping[str, FormLoss]) -> str:
         return ""
     after = found[ROTATED].distinct if ROTATED in found else None
     turned = f" Rotated, they take {after}: the old grid is gone." if after and after > before else ""
-    lost = percent(found[STORED].loss.weight)
+    lost = found[STORED].loss.weight
+    meets = ("The grid chosen here is that one, and rounding loses nothing." if lost < NOTHING else
+             f"The grid chosen here does not meet those values (its zero is a level or its scale another), so that rounding loses {percent(lost)} "
+             "all the same.")
     return (f"In any {STORED_GROUP} neighboring inputs an output channel's stored weights take at most {before} values: they have been through "
-            f"4 bits once, on a grid with a minimum of its own for each group.{turned} The grid chosen here does not meet those values "
-            f"(its zero is a level and its scale another), so that rounding loses {lost} all the same.")
+            f"4 bits once, on a grid with a minimum of its own for each group.{turned} {meets}")
 
 
 def waterfall_words(steps: Sequence[str], lines: Mapping[str, np.ndarray]) -> str:

@@ -14,6 +14,8 @@ from rotviz.jobs.execute import execute, execute_now
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.waterfall import recipes_of
 from rotviz.store.runs import Status, Store
+from rotviz.types import Granularity, QuantSpec
+from rotviz.ui.weights import ROTATED, STORED, FormLoss, Loss, stored_words, what_happens, why
 
 PAGES = Path(__file__).resolve().parents[2] / "pages"
 TEXT = {"evaluation": "pydoc", "calibration": "pydoc", "windows": 1, "length": 64, "samples": 2}
@@ -239,3 +241,14 @@ def test_nonsense_is_refused_on_the_page() -> None:
     at.number_input(key="free.allocation.budget").set_value(12.0)
     _checked(at.run())
     assert "cannot be met" in at.error[0].value
+
+
+def test_words_on_a_grid_that_the_stored_weights_lie_on() -> None:
+    found = {STORED: FormLoss(Loss(3.6e-15, 1e-14, 0.0), 1.1, 16), "folded": FormLoss(Loss(0.0076, 0.0049, 0.0), 0.7, 32),
+             ROTATED: FormLoss(Loss(0.0061, 0.0044, 0.0), 0.7, 32)}
+    grid = QuantSpec(4, False, Granularity.GROUP, 32, number_format="int_min")
+    assert "loses **0 %** of this weight's energy as stored and **0.61 %** rotated" in what_happens(found, grid)
+    assert why(found) == "The stored weights lie on this grid; the rotation takes them off it."
+    assert "rounding loses nothing" in stored_words(found)
+    missed = found | {STORED: FormLoss(Loss(0.02, 0.01, 0.0), 1.1, 16)}
+    assert "loses 2 % all the same" in stored_words(missed) and "lie on this grid" not in why(missed)
