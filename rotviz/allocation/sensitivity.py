@@ -8,9 +8,9 @@
 by output channel, for every number of bits to choose from; a tensor's cost is the sum over its channels. L is the mean next-token loss of the float
 model, x_t what enters the linear, g_t the gradient of token t's loss at its output: costs are nats a token.
 
-Curvature is the default because it won (benchmarks/mixed_precision.py). Near a minimum the mean gradient is mostly noise of the calibration set: the
-second and third choice lost to it, and sum |G e|, a bound on the linear term, did worse than equal bits. Importance in this form is
-ours; the paper that proposed it (arXiv 2308.07662) could be read only in its abstract.
+Curvature is the default because it won: SmolLM2-135M at 3 bits on average, asymmetric groups of 64, KL 1.00 against 1.07 by both and 1.22 by the
+first order alone, where equal bits have 1.39 (benchmarks/results/mixed_precision.json). Near a minimum the mean gradient is mostly noise of the calibration
+set. Importance in this form is ours; the paper that proposed it (arXiv 2308.07662) could be read only in its abstract.
 """
 
 from collections.abc import Mapping
