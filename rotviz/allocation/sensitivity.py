@@ -9,8 +9,8 @@ by output channel, for every number of bits to choose from; a tensor's cost is t
 model, x_t what enters the linear, g_t the gradient of token t's loss at its output: costs are nats a token.
 
 Curvature is the default because it won: SmolLM2-135M at 3 bits on average, asymmetric groups of 64, KL 1.00 against 1.07 by both and 1.22 by the
-first order alone, where equal bits have 1.39 (benchmarks/results/mixed_precision.json). Near a minimum the mean gradient is mostly noise of the calibration
-set. Importance in this form is ours; the paper that proposed it (arXiv 2308.07662) could be read only in its abstract.
+first order alone, where equal bits have 1.39 (benchmarks/results/mixed_precision.json). Near a minimum the mean gradient is mostly noise of the
+calibration set. Importance in this form is ours; the paper that proposed it (arXiv 2308.07662) could be read only in its abstract.
 """
 
 from collections.abc import Mapping
