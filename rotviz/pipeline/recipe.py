@@ -69,6 +69,8 @@ class OrNone:
 
 
 ABLATION_UNITS = ("none", "block", "module")
+_ESTIMATE = 2
+"""How importance is estimated (allocation/sensitivity.py): counted up where the same recipe comes to other bits."""
 ACTIVATION_FORMATS = tuple(name for name in FORMATS if name != "power")
 """A power grid needs its exponent before the numbers come."""
 
@@ -287,7 +289,12 @@ class Recipe:
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that change with any key that determines the result."""
-        return fingerprint(self.to_dict())
+        plain = self.to_dict()
+        if self.allocation.method != "none" and self.allocation_settings.needs_costs:
+            plain["allocation"]["estimate"] = _ESTIMATE
+        else:  # the kind of a cost that nobody looks at decides nothing, and its default was another once: older fingerprints stay
+            plain["allocation"]["sensitivity"] = "both"
+        return fingerprint(plain)
 
     @property
     def average_bits(self) -> float:

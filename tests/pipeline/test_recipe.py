@@ -39,7 +39,8 @@ def test_every_key_changes_the_fingerprint():
               "weights.method": "none", "weights.clip": 0.5, "activations.clip": 0.5, "kv.clip": 0.5, "text.calibration": "pydoc",
               "text.evaluation": "pydoc", "rotation.hadamard.fallback": "blocks", "allocation.listed.keep": ["2"],
               "allocation.listed.bits": 6, "allocation.method": "uniform"}
-    needs = {"activations.format": [("activations.symmetric", True), ("activations.bits", 8)], "ablation.kind": [("ablation.unit", "block")]}
+    needs = {"weights.format": [("weights.symmetric", False)], "ablation.kind": [("ablation.unit", "block")],
+             "allocation.sensitivity": [("allocation.method", "importance")]}
     needs |= {f"allocation.listed.{name}": [("allocation.listed.keep", ["1"])] for name in ("keep", "bits", "inputs")}
     for key, setting in recipe_settings().items():
         section, *method, _ = key.split(".") if key.count(".") == 2 else ("", "")
@@ -59,6 +60,13 @@ def test_keys_that_came_later_leave_older_fingerprints_as_they_were():
     for key, value in {"kl_tokens": 0, "range_rate": 0.1, "selection": "undecided", "augment": 0.5}.items():
         changed = Recipe.from_dict(with_changes(recipe.to_dict(), [(f"weights.rounding.{key}", value)]))
         assert changed.to_dict()["weights"]["rounding"] == older | {key: value} and Recipe.from_dict(changed.to_dict()) == changed
+
+
+def test_a_kind_of_cost_that_nobody_looks_at_changes_nothing():
+    plain, changed = Recipe.from_dict({}), Recipe.from_dict({"allocation": {"sensitivity": "both"}})
+    assert plain.fingerprint == changed.fingerprint
+    costly = [Recipe.from_dict({"allocation": {"method": "importance", "sensitivity": kind}}).fingerprint for kind in ("curvature", "both", "first")]
+    assert len({*costly, plain.fingerprint}) == 4
 
 
 def _another(setting):
