@@ -8,7 +8,7 @@ own: the process's high-water mark while it learns, the loaded model's 540 MB am
 takes its 100 steps of one window each. Times are of learning alone, sampling included, evaluation not. What was learned is left in the user's
 cache, where learned_rotations.py finds it.
 
-SpinQuant's own budget is 100 steps of 8 windows of 2048 tokens, which takes most of a day on two cores. `--published` runs three steps of one such
+SpinQuant's own budget is 100 steps of 8 windows of 2048 tokens, which takes some nine hours on one core. `--published` runs three steps of one such
 window, takes the time between two of them, and multiplies by 800: `projected_seconds` is that product and not a measurement. DartQuant learns whole,
 from the same windows, with the paper's 131,072 rows a step and with 8192.
 """

@@ -4,9 +4,9 @@
 
 Calibration is 16 windows of 512 tokens of the validation split for every method; evaluation is on windows of 512 of the test split. Weights are
 symmetric with a searched clip where the method takes one, asymmetric for OmniQuant as in its paper and at 2 bits (a symmetric grid has one level
-above zero there: "W2A16g64 symmetric" shows what that does). "mixed" is round-to-nearest with bits
-shared out by importance at the same average. Steps and epochs are fewer than published (see each run's recipe), so that a CPU can do it. Runs that
-are in results/weight_stack.json already are not repeated, so the script may be stopped, started, and run twice at once.
+above zero there: "W2A16g64 symmetric" shows what that does). "mixed" is round-to-nearest with bits shared out by importance at the same average.
+Steps and epochs are fewer than published (see each run's recipe), so that a CPU can do it. Peak memory is the process's, which runs one recipe after
+another. Runs that are in results/weight_stack.json already are not repeated, so the script may be stopped, started, and run twice at once.
 """
 
 import argparse

@@ -52,7 +52,7 @@ class GradientSums:
     def of(cls, weight: Tensor, rows: Tensor | None = None) -> "GradientSums":
         """Nothing yet, for a weight [N, D]. Sums are float64 for a float64 weight, float32 otherwise."""
         seen = weight if rows is None else weight[rows]
-        nothing = torch.zeros_like(seen, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32, requires_grad=False)
+        nothing = torch.zeros_like(seen, dtype=torch.promote_types(weight.dtype, torch.float32))
         return cls(nothing, nothing.clone(), rows)
 
     def add(self, x: Tensor, gradient: Tensor) -> None:

@@ -91,9 +91,7 @@ class IntegerGrid:
             peak = torch.maximum(high.abs(), low.abs())
             step = peak / (2 ** (spec.bits - 1) - 1)
             return Scale(without_zeros(step), torch.zeros_like(step))
-        span = high - low
-        # a constant group: one step of its own size represents it exactly
-        step = torch.where(span > 0, span / (2**spec.bits - 1), without_zeros(high.abs()))
+        step = _step_of_span(low, high, spec.bits)
         return Scale(step, torch.round(-low / step))
 
     def code_range(self, spec: QuantSpec) -> tuple[int, int]:
@@ -118,12 +116,17 @@ class IntegerGrid:
         return self.read(round_through(self.place(x, scale)).clamp(*self.code_range(spec)), scale)
 
 
+def _step_of_span(low: Tensor, high: Tensor, bits: int) -> Tensor:
+    """The step of an asymmetric grid; a constant group is one step of its own size, which represents it exactly."""
+    span = high - low
+    return torch.where(span > 0, span / (2**bits - 1), without_zeros(high.abs()))
+
+
 class MinimumGrid(IntegerGrid):
     """Evenly spaced levels from a float minimum up: `zero` is where 0 would lie between the codes, not rounded."""
 
     def scale(self, low: Tensor, high: Tensor, spec: QuantSpec) -> Scale:
-        span = high - low
-        step = torch.where(span > 0, span / (2**spec.bits - 1), without_zeros(high.abs()))
+        step = _step_of_span(low, high, spec.bits)
         return Scale(step, -low / step)
 
     def codes(self, x: Tensor, scale: Scale, spec: QuantSpec) -> Tensor:

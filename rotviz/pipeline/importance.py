@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from rotviz.allocation import CHOICES, average_bits, is_budgeted
 from rotviz.allocation.sensitivity import GradientSums, bits_by_name, row_costs, units_of
 from rotviz.models.family import BlockView, block_views
+from rotviz.pipeline.gradients import at_output, begin_graph
 from rotviz.pipeline.inputs import Inputs
 from rotviz.pipeline.prepare import Prepared
 from rotviz.pipeline.recipe import Recipe
@@ -88,16 +89,8 @@ class _Book:
 
     def hooks(self) -> list[RemovableHandle]:
         """Forward hooks that fill the book when a loss goes back; an expert that no token reaches stays at nothing."""
-        handles = [module.register_forward_hook(self._weigh(self.gradients[name])) for name, module in self.modules.items()]
+        handles = [module.register_forward_hook(at_output(self.gradients[name].add)) for name, module in self.modules.items()]
         return handles + [view.block.register_forward_hook(self.watch(view.index)) for view in self.views if self.wants_fisher]
-
-    @staticmethod
-    def _weigh(sums: GradientSums) -> Callable:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            x = args[0].detach().flatten(0, -2)
-            output.register_hook(lambda gradient: sums.add(x, gradient.detach().flatten(0, -2)))
-
-        return hook
 
     def watch(self, index: int) -> Callable:
         """A forward hook that adds up the gradient at a block's output."""
@@ -132,7 +125,7 @@ def _loss_of_image(model: nn.Module, pixels: Tensor, label: Tensor | None) -> Te
 
 def _collect(model: nn.Module, book: _Book, losses: Iterator[tuple[Callable[[], Tensor], int]], windows: int,
              stop_if_cancelled: Callable[[], None]) -> Generator[Progress, None, None]:
-    handles = [book.views[0].block.register_forward_pre_hook(_with_gradient, with_kwargs=True), *book.hooks()]
+    handles = [book.views[0].block.register_forward_pre_hook(begin_graph, with_kwargs=True), *book.hooks()]
     try:
         for i, (loss, count) in enumerate(losses):
             stop_if_cancelled()
@@ -143,13 +136,6 @@ def _collect(model: nn.Module, book: _Book, losses: Iterator[tuple[Callable[[], 
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _with_gradient(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """The hidden states before the first block start the graph."""
-    if args:
-        return (args[0].detach().requires_grad_(True), *args[1:]), kwargs
-    return args, kwargs | {"hidden_states": kwargs["hidden_states"].detach().requires_grad_(True)}
 
 
 def _allocate(recipe: Recipe, views: list[BlockView], book: _Book, stop_if_cancelled: Callable[[], None]) -> tuple[dict, dict[str, Any]]:

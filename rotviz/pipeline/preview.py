@@ -31,6 +31,7 @@ from rotviz.home import home, write_atomically
 from rotviz.models.family import BlockView, block_views
 from rotviz.models.loading import LoadedModel, require_text, weights_mark
 from rotviz.numerics.grids import fake_quantize
+from rotviz.pipeline.gradients import at_output, begin_graph
 from rotviz.pipeline.learn import plan_for, rotation_marks
 from rotviz.pipeline.prepare import calibration_tokens, prepare
 from rotviz.pipeline.recipe import Recipe
@@ -199,8 +200,8 @@ def _driven(steps: Generator[Any, None, tuple[RotationPlan, Any]], say: Callable
 def _read(model: nn.Module, books: "dict[tuple[int, str], _Book]", views: list[BlockView], tokens: Tensor, say: Callable[[float, str], None],
           stop: Callable[[], None]) -> float:
     """Every window forward and back; the float model's mean loss."""
-    handles = [book.module.register_forward_hook(book) for book in books.values()]
-    handles.append(views[0].block.register_forward_pre_hook(_begin_graph, with_kwargs=True))
+    handles = [book.module.register_forward_hook(at_output(book.add)) for book in books.values()]
+    handles.append(views[0].block.register_forward_pre_hook(begin_graph, with_kwargs=True))
     total = 0.0
     try:
         for i, window in enumerate(tokens):
@@ -220,30 +221,19 @@ def _read(model: nn.Module, books: "dict[tuple[int, str], _Book]", views: list[B
     return total / (len(tokens) * scored)
 
 
-def _begin_graph(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """The hidden states before the first block start the graph; no weight is in it."""
-    if args:
-        return (args[0].detach().requires_grad_(True), *args[1:]), kwargs
-    return args, kwargs | {"hidden_states": kwargs["hidden_states"].detach().requires_grad_(True)}
-
-
 class _Book:
-    """Adds up what one linear sees: a forward hook."""
+    """Adds up what one linear sees."""
 
     def __init__(self, module: nn.Module, activations: Any, choices: tuple[int, ...]) -> None:
         weight = module.weight.data
         step = max(1, len(weight) // ROWS)
         self.module, self.rows = module, torch.arange(0, len(weight), step, device=weight.device)[:ROWS]
         self.specs = [_with_bits(activations, bits) for bits in choices]
-        self.sums, self.inputs, self.tokens = GradientSums.of(weight.float(), self.rows), [0.0] * len(choices), 0
-
-    def __call__(self, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.requires_grad:
-            x = args[0].detach().reshape(-1, args[0].shape[-1]).float()
-            output.register_hook(lambda gradient: self.add(x, gradient.detach().reshape(-1, gradient.shape[-1]).float()))
+        self.sums, self.inputs, self.tokens = GradientSums.of(weight, self.rows), [0.0] * len(choices), 0
 
     def add(self, x: Tensor, gradient: Tensor) -> None:
         """Inputs [T, D] and gradients [T, N] at the output."""
+        x, gradient = x.float(), gradient.float()
         self.sums.add(x, gradient)
         entering = (gradient @ self.module.weight.data.float()).square()
         for i, spec in enumerate(self.specs):

@@ -16,6 +16,7 @@ from rotviz.quantizers.block import mean_error, outputs
 from rotviz.quantizers.codes import FREEDOMS, SELECTIONS, LearnedCodes
 from rotviz.quantizers.descent import OPTIMIZERS, Descent, Group
 from rotviz.quantizers.reconstruction import LOSSES, kl_nats
+from rotviz.quantizers.rounding import _looks
 from rotviz.surgery.scales import put
 from rotviz.types import Granularity, QuantSpec
 
@@ -248,3 +249,8 @@ def test_a_massive_token_does_not_speak_for_the_others():
         return float(mean_error(outputs(task, view.block, loud)[:, 1:], target[:, 1:], normalized=True))
 
     assert others("normalized") < 0.7 * others("block")
+
+
+@pytest.mark.parametrize("windows, count, looks", [(200 * 8, 16, 10), (60 * 2, 16, 5), (4, 16, 1)])
+def test_the_state_is_judged_less_often_where_judging_would_cost_more_than_a_quarter_of_learning(windows, count, looks):
+    assert _looks(windows, count) == looks
