@@ -319,7 +319,9 @@ class Recipe:
         slots = "" if self.rotation.method == "none" else " " + "".join(self.rotation.slots).replace("R", "") if self.rotation.slots else ""
         slots = f" R{slots.strip()}" if slots else ""
         quantizer = f" {self.weights.method}" if self.weights.spec().quantizes else ""
-        extras = [self.scaling.method, *(name for name in dict.fromkeys((self.weights.format, self.activations.format)) if name != "int"),
+        groups = [f"{part}g{spec.group}" for part, spec in (("W", self.weights.spec()), ("A", self.activations.spec()), ("KV", self.kv.spec()))
+                  if spec.quantizes and spec.group]
+        extras = [self.scaling.method, *groups, *(name for name in dict.fromkeys((self.weights.format, self.activations.format)) if name != "int"),
                   getattr(self.allocation_settings, "title", self.allocation.method),
                   "none" if self.ablation.unit == "none" else f"one {self.ablation.unit} at a time"]
         return f"{self.rotation.method}{slots} {self.bits_title}{quantizer}" + "".join(f" {name}" for name in extras if name != "none")

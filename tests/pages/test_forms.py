@@ -102,6 +102,7 @@ def test_presets_are_methods_times_bits_times_seeds_and_no_rotation_needs_one_se
     made = preset_recipes({"none": ["W4A4"], "hadamard": list(PRESETS)}, [0, 1], {"model": "tiny-llama", "text": TEXT})
     assert len(made) == len({r.fingerprint for r in made}) == 1 + 2 * len(PRESETS)
     assert {r.bits_title for r in made} == {"W16A4KV16", "W4A16KV16", "W4A8KV16", "W4A4KV16", "W4A4KV4"}
+    assert len({r.title for r in made}) == 1 + len(PRESETS)
 
 
 def test_a_recipe_file_comes_back_as_it_was_written() -> None:
