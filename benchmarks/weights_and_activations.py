@@ -3,7 +3,7 @@
     python benchmarks/weights_and_activations.py [--windows 8] [--rotations none hadamard peak] [--weights float rtn ...]
 
 A Hadamard rotation rescues 4-bit activations and makes round-to-nearest weights worse. Every rotation is measured with float weights, with weights
-rounded four ways, and each of those again with 4-bit activations (symmetric, a scale a token, clip 0.9). Beside perplexity and KL the record has
+rounded six ways, and each of those again with 4-bit activations (symmetric, a scale a token, clip 0.9). Beside perplexity and KL the record has
 what explains them: the relative squared error of each weight, in the basis in which it is rounded. Evaluation is on windows of 512 of the test
 split, calibration on 16 of the validation split. Runs that are in results/weights_and_activations.json already are not repeated.
 """
@@ -25,8 +25,10 @@ FOUR = {"bits": 4, "symmetric": True, "clip": 0.9}
 WEIGHTS: dict[str, dict[str, Any]] = {
     "float": {"method": "none"},
     "rtn": {"method": "rtn"},
+    "rtn, no clip": {"method": "rtn", "clip": "none"},
     "rtn g32 int_min": {"method": "rtn", "group": 32, "symmetric": False, "clip": "none", "format": "int_min"},
     "rtn g64": {"method": "rtn", "group": 64},
+    "rtn g32 asymmetric": {"method": "rtn", "group": 32, "symmetric": False},
     "gptq": {"method": "gptq"},
 }
 TEXT = {"samples": 16, "length": 512}

@@ -19,7 +19,8 @@ from rotviz.evaluation.weights import FOLDED, ROTATED, STORED
 from rotviz.jobs.queue import tend
 from rotviz.models.loading import require_text, weights_mark
 from rotviz.pipeline.recipe import Recipe
-from rotviz.pipeline.waterfall import FLOAT, Step, assembled, lines_of, recipes_of
+from rotviz.pipeline.waterfall import FLOAT, Apart, Step, assembled, lines_of, recipes_of, rotation_name
+from rotviz.plots.apart import draw_apart
 from rotviz.plots.compare_errors import draw_compare_errors
 from rotviz.plots.curves import draw_curves
 from rotviz.plots.effect_by_switch import draw_effect_by_switch
@@ -31,9 +32,11 @@ from rotviz.plots.weight_map import draw_weight_map
 from rotviz.plots.words import count, number
 from rotviz.quantizers import QUANTIZERS, is_calibrated
 from rotviz.reports.runs import dig, names_of, title_of
+from rotviz.rotations import ROTATIONS
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import QuantSpec
 from rotviz.ui.accumulated import queue_runs
+from rotviz.ui.apart import apart_table, apart_words, divergences, name_of, rows_of
 from rotviz.ui.cache import captured
 from rotviz.ui.choices import FIRST_BLOCK, chosen_model
 from rotviz.ui.forms import SCALING_WORDS, evaluation_text, pick_text
@@ -70,7 +73,8 @@ from rotviz.ui.weights import (
 
 TABS = ("One linear", "Every block", "From runs", "Waterfall", "Study")
 VIEWS = {"by rotation": "what is rounded, step by step, without and with the rotation",
-         "assembled": "first what rounds, by the plainest means, then each slot and each method for itself"}
+         "assembled": "first what rounds, by the plainest means, then each slot and each method for itself",
+         "apart": "weights alone, activations (and cache) alone, and both: which half a rotation rescues, which it spoils, and what resolves it"}
 MOST = 4
 LIVE = 2  # runs on their way that are shown as they go
 RATIOS = 3.0  # log2: colors reach from an eighth to eight times
@@ -218,8 +222,12 @@ def waterfall(model: str, turn: Turn, spec: QuantSpec) -> None:
     if recipe is None:
         return
     view = pick_name("Steps", VIEWS, "wview")
-    stack = assembled(recipe)
-    wanted = recipes_of(recipe) if view == "by rotation" else [step.recipe for step in stack if step.recipe is not None]
+    stack, halves = assembled(recipe), _halves(recipe) if view == "apart" else []
+    wanted = {"by rotation": recipes_of(recipe), "assembled": [step.recipe for step in stack if step.recipe is not None],
+              "apart": [r for row in halves for r in row.recipes]}[view]
+    wanted = list({r.fingerprint: r for r in wanted}.values())
+    if not wanted:
+        return
     known = newest(model, wanted)
     missing = [r for r in wanted if r.fingerprint not in known]
     left, right = st.columns([2, 3], vertical_alignment="center")
@@ -239,10 +247,36 @@ def waterfall(model: str, turn: Turn, spec: QuantSpec) -> None:
     lines = lines_of(recipe) if view == "by rotation" else {"": stack}
     done = {mark: record for mark, record in known.items() if record.status is Status.DONE}
     if not done:
-        names = [step.name for step in next(iter(lines.values()))]
+        names = [name_of(row) for row in halves] or [step.name for step in next(iter(lines.values()))]
         st.info(f"No step of **{recipe.title}** has a result yet: {', '.join(names)}.")
-        return
-    _by_rotation(lines, done) if view == "by rotation" else _assembled(stack, done)
+    elif view == "apart":
+        _apart(halves, done)
+    else:
+        _by_rotation(lines, done) if view == "by rotation" else _assembled(stack, done)
+
+
+def _halves(recipe: Recipe) -> list[Apart]:
+    """The rows of the view "apart": the recipe's halves under the rotations and weight methods that are chosen."""
+    left, right = st.columns(2)
+    rotations = left.pills("Rotations beside the recipe's own", list(ROTATIONS), selection_mode="multi", default=["none", "hadamard"], key="wapr",
+                           help="With their defaults.", **BOUND)
+    methods = right.pills("Weight methods beside the recipe's own", [m for m in QUANTIZERS if m != "none"], selection_mode="multi", default=["rtn"],
+                          key="wapm", help="With their defaults, on the recipe's grid.", **BOUND)
+    rotations, methods = (list(dict.fromkeys((*chosen, own)))
+                          for chosen, own in ((rotations, rotation_name(recipe)), (methods, recipe.weights.method)))
+    rows, refused = rows_of(recipe, rotations, methods)
+    for reason in refused[:MOST]:
+        st.caption(f":material/info: {reason}")
+    return rows
+
+
+def _apart(rows: Sequence[Apart], done: Mapping[str, RunRecord]) -> None:
+    """Which half of a recipe a rotation rescues and which it spoils."""
+    st.markdown(apart_words(rows, done))
+    show(draw_apart({name_of(row): divergences(row, done) for row in rows}), "wf-apart",
+         caption="Distance of the next-token distribution from the float model's. Square: only weights are rounded; triangle: only activations (and "
+                 "cache); circle: both. A rotation should move the circle to the left.")
+    st.dataframe(apart_table(rows, done), hide_index=True, key="apart-table")
 
 
 def _by_rotation(lines: Mapping[str, Sequence[Step]], done: Mapping[str, RunRecord]) -> None:

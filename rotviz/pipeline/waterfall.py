@@ -12,12 +12,16 @@ bits), then what mends it, each slot and each method for itself.
 
 The slots come with a rotation that is made from the seed; one that is learned, or loaded from a file, takes their place in a step of its own. What
 the recipe has not makes no step.
+
+`apart` asks what neither line shows: whether a rotation that rescues what the blocks read spoils the weights. Weights alone, activations (and cache)
+alone, and both, under any rotation and weight method.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rotviz.allocation import is_budgeted
+from rotviz.errors import BadInput
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.saved import method_of_file
 from rotviz.quantizers import QUANTIZERS
@@ -29,6 +33,8 @@ NONE = "none"
 PLAINEST = "rtn"
 BUILT = "hadamard"
 """The rotation that brings the slots where the recipe's own is learned or loaded."""
+OWN = ""
+"""In place of a rotation's or a weight method's name: the recipe's own, with its settings."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,22 @@ class Step:
 
     name: str
     recipe: Recipe | None
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A recipe and its two halves: weights alone, what the blocks read (activations, cache) alone, and both."""
+
+    rotation: str
+    method: str
+    weights: Recipe
+    inputs: Recipe
+    both: Recipe
+
+    @property
+    def recipes(self) -> tuple[Recipe, Recipe, Recipe]:
+        """Weights alone, activations alone, both."""
+        return self.weights, self.inputs, self.both
 
 
 def steps_of(recipe: Recipe) -> list[Step]:
@@ -53,7 +75,7 @@ def lines_of(recipe: Recipe) -> dict[str, list[Step]]:
     plain = replace(recipe, rotation=replace(recipe.rotation, method=NONE, load=""), rotation_settings=ROTATIONS[NONE]())
     lines = {NONE: steps_of(plain)}
     if recipe.rotation.method != NONE:
-        lines[method_of_file(recipe.rotation.load) if recipe.rotation.load else recipe.rotation.method] = steps_of(recipe)
+        lines[rotation_name(recipe)] = steps_of(recipe)
     return lines
 
 
@@ -63,6 +85,29 @@ def recipes_of(recipe: Recipe) -> list[Recipe]:
     for steps in lines_of(recipe).values():
         found |= {step.recipe.fingerprint: step.recipe for step in steps if step.recipe is not None}
     return list(found.values())
+
+
+def rotation_name(recipe: Recipe) -> str:
+    """The method of a recipe's rotation, of a loaded one too."""
+    return method_of_file(recipe.rotation.load) if recipe.rotation.load else recipe.rotation.method
+
+
+def apart(recipe: Recipe, rotation: str = OWN, method: str = OWN) -> Apart:
+    """The halves of a recipe, under another rotation or with another weight method where one is named.
+
+    Raises:
+        BadInput: the recipe does not round both halves, or the method has no use for the recipe's grid.
+    """
+    sections = [section for section, _ in _parts(recipe)]
+    if "weights" not in sections or len(sections) < 2:
+        raise BadInput("to tell weights from activations a recipe must round both: choose weights.bits and activations.bits (or kv.bits) below 16")
+    whole = recipe
+    if rotation != OWN and rotation != rotation_name(recipe):
+        whole = replace(whole, rotation=replace(recipe.rotation, method=rotation, load=""), rotation_settings=ROTATIONS[rotation]())
+    if method != OWN and method != recipe.weights.method:
+        whole = replace(whole, weights=replace(recipe.weights, method=method), weight_settings=QUANTIZERS[method]())
+    inputs = whole.to_dict() | {"weights": {"method": NONE}, "allocation": {"method": NONE}}
+    return Apart(rotation_name(whole), whole.weights.method, _only(whole, ["weights"]), Recipe.from_dict(inputs), whole)
 
 
 def assembled(recipe: Recipe) -> list[Step]:

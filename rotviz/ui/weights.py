@@ -208,7 +208,7 @@ def short_names(found: Sequence[Linear]) -> dict[str, Linear]:
     return {end if ends.count(end) == 1 else one.path: one for end, one in zip(ends, found, strict=True)}
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     return number(float(f"{value:.3g}"))
 
 
@@ -262,15 +262,15 @@ def why(found: Mapping[str, FormLoss]) -> str:
     moved = folded.amplification / before.amplification if before.amplification else 1.0
     output = after.loss.output / before.loss.output if before.loss.output else 1.0
     weighs = (f"The norm's gain decides it: as stored, the weight reads the gained stream; R1 needs the gain folded into the weight, and then the "
-              f"same relative error weighs **{_short(moved)} times** as much at the output (amplification {_short(before.amplification)} → "
-              f"{_short(folded.amplification)}).")
+              f"same relative error weighs **{short(moved)} times** as much at the output (amplification {short(before.amplification)} → "
+              f"{short(folded.amplification)}).")
     if output > LOUDER and moved > LOUDER:
-        return (f"The rotation costs this linear: its output's error is {_short(output)} times as large. {weighs} The gain had held the stream's "
+        return (f"The rotation costs this linear: its output's error is {short(output)} times as large. {weighs} The gain had held the stream's "
                 "largest channels down; now rounding errors meet them at full size.")
     if output > LOUDER:
-        return f"The rotation costs this linear: its output's error is {_short(output)} times as large."
+        return f"The rotation costs this linear: its output's error is {short(output)} times as large."
     if output < 1 / LOUDER:
-        helps = f"The rotation helps this linear: its output's error is {_short(1 / output)} times smaller."
+        helps = f"The rotation helps this linear: its output's error is {short(1 / output)} times smaller."
         return f"{helps} {weighs}" if moved < 1 / LOUDER else helps
     return "At the layer's output the rotation changes little here."
 
@@ -284,9 +284,9 @@ def map_words(before: ByLinear, after: ByLinear, measure: str, spec: QuantSpec) 
     i, j = (int(v) for v in np.unravel_index(int(np.nanargmax(np.where(known, ratio, np.nan))), ratio.shape))
     medians = {role: float(np.median(column[np.isfinite(column)])) for column, role in zip(ratio.T, after.roles) if np.isfinite(column).any()}
     grown = [role for role, factor in medians.items() if role in BEHIND_NORM and factor > LOUDER]
-    median = _short(float(np.median(ratio[known])))
+    median = short(float(np.median(ratio[known])))
     text = (f"On the {grid_words(spec)} the rotation multiplies the {MEASURES[measure]} by **{median}** in the median, "
-            f"by **{_short(float(ratio[i, j]))}** at most ({after.roles[j]} in block {i}).")
+            f"by **{short(float(ratio[i, j]))}** at most ({after.roles[j]} in block {i}).")
     if measure == "weight":
         return f"{text} That is not yet what the model loses: the output's error counts, and it can move the other way."
     if grown:
@@ -319,7 +319,7 @@ def waterfall_words(steps: Sequence[str], lines: Mapping[str, np.ndarray]) -> st
     for i in range(1, len(steps)):
         if np.isfinite(plain[i]) and np.isfinite(turned[i]):
             verb = "loses" if turned[i] > plain[i] else "wins"
-            said.append(f"at *{steps[i]}* it {verb} ({_short(plain[i])} → **{_short(turned[i])}**)")
+            said.append(f"at *{steps[i]}* it {verb} ({short(plain[i])} → **{short(turned[i])}**)")
     return f"{name[:1].upper()}{name[1:]} against no rotation, perplexity: {', '.join(said)}." if said else ""
 
 
@@ -330,11 +330,11 @@ def assembled_words(steps: Sequence[str], values: np.ndarray) -> str:
         return ""
     factors = {steps[b]: values[b] / values[a] for a, b in itertools.pairwise(known)}
     worst, best = max(factors, key=factors.get), min(factors, key=factors.get)
-    said = [f"From {_short(values[known[0]])} the perplexity goes to **{_short(max(values[known]))}** and ends at **{_short(values[known[-1]])}**."]
+    said = [f"From {short(values[known[0]])} the perplexity goes to **{short(max(values[known]))}** and ends at **{short(values[known[-1]])}**."]
     if factors[worst] > 1:
-        said.append(f"*{worst}* hurts most ({_short(factors[worst])} times)")
+        said.append(f"*{worst}* hurts most ({short(factors[worst])} times)")
     if factors[best] < 1:
-        said.append(f"*{best}* mends most ({_short(factors[best])} times)")
+        said.append(f"*{best}* mends most ({short(factors[best])} times)")
     return said[0] + (f" {'; '.join(said[1:])}." if said[1:] else "")
 
 

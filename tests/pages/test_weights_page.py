@@ -161,6 +161,29 @@ def test_the_stack_is_assembled_step_by_step(store: Store) -> None:
     assert "No step of" in _words(_checked(at.run())), "there scaling and mixed precision belong to every step"
 
 
+def test_halves_of_a_recipe_are_told_apart(store: Store) -> None:
+    query = {"wtab": "Waterfall", "wview": "apart", "wclip": "none", "ww": "1", "wl": "64", "wmethod": "gptq", "wct": "pydoc"}
+    at = _page(**query)
+    assert "none · rtn, hadamard · rtn, none · gptq, hadamard · gptq" in _words(at)
+    at.button(key="wqueue").click()
+    _checked(at.run())
+    queued = store.list(status=Status.QUEUED)
+    assert len(queued) == 10, "activations alone are one run for each rotation"
+    for record in queued:
+        if record.recipe["weights"]["method"] != "gptq":
+            execute(store, record.run_id)
+    at = _page(**query)
+    chart = _charts(at)[0]
+    assert chart["layout"]["yaxis"]["ticktext"] == ["none · rtn", "hadamard · rtn", "none · gptq", "hadamard · gptq"]
+    assert "**Hadamard**" in _words(at) and "activations" in _words(at) and "loses least" in _words(at)
+    assert [len(frame.value) for frame in at.dataframe] == [4]
+    at.button_group(key="wapm").set_value(["rtn", "rounding"])
+    assert "none · rounding" in _charts(_checked(at.run()))[0]["layout"]["yaxis"]["ticktext"]
+    at.selectbox(key="wab").set_value(16)
+    at.selectbox(key="wkv").set_value(16)
+    assert "must round both" in _words(_checked(at.run()))
+
+
 def test_without_a_study_the_page_names_the_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rotviz.pipeline.rounding_study._RESULTS", store.home / "none")
     at = _page(wtab="Study")

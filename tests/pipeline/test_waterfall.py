@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 
+from rotviz.errors import BadInput
 from rotviz.pipeline.recipe import Recipe
-from rotviz.pipeline.waterfall import FLOAT, assembled, lines_of, recipes_of, steps_of
+from rotviz.pipeline.waterfall import FLOAT, apart, assembled, lines_of, recipes_of, steps_of
 
 
 def _recipe(**more: object) -> Recipe:
@@ -99,3 +100,25 @@ def test_bits_that_are_not_shared_out_have_no_settings() -> None:
 ])
 def test_what_the_recipe_has_not_is_no_step_of_the_stack(more: dict, names: list[str]) -> None:
     assert _names(_recipe(**more)) == [FLOAT, *names]
+
+
+def test_a_recipe_is_told_apart_in_halves() -> None:
+    recipe = _recipe(weights={"method": "gptq", "group": 16, "gptq": {"damping": 0.02}}, allocation={"method": "importance"})
+    own = apart(recipe)
+    assert (own.rotation, own.method, own.both) == ("hadamard", "gptq", recipe)
+    assert [r.bits_title for r in own.recipes] == ["W4A16KV16", "W16A4KV4", "W4A4KV4"]
+    other = apart(recipe, "none", "rtn")
+    assert all(r.slots == () for r in other.recipes) and other.both.weights.method == "rtn" and other.both.weights.group == 16
+    assert apart(recipe, "none").weights.weight_settings == recipe.weight_settings
+    assert apart(recipe, method="rtn").inputs.fingerprint == own.inputs.fingerprint, "activations alone know nothing of the weight method"
+
+
+@pytest.mark.parametrize("more", [{"weights": {"method": "none"}}, {"activations": {"bits": 16}, "kv": {"bits": 16}}])
+def test_one_half_alone_cannot_be_told_apart(more: dict) -> None:
+    with pytest.raises(BadInput, match="must round both"):
+        apart(_recipe(**more))
+
+
+def test_a_method_without_use_for_the_grid_is_refused_with_the_reason() -> None:
+    with pytest.raises(BadInput, match="omniquant"):
+        apart(_recipe(weights={"bits": 4, "format": "nvfp4"}), method="omniquant")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rotviz.plots.apart import draw_apart
 from rotviz.plots.bars import draw_bars
 from rotviz.plots.boxes_by_block import PERCENTILES, draw_boxes_by_block
 from rotviz.plots.butterflies import draw_butterflies
@@ -280,6 +281,13 @@ def stack_waterfall(n: int = 96, d: int = 576):
     return draw_stack_waterfall(steps, values, stderrs=values * 0.01)
 
 
+def apart(n: int = 96, d: int = 576):
+    rows = {"none · rtn": [0.997, 5.1, 6.28], "hadamard · rtn": [0.926, 0.559, 1.75], "none · mine": [1e-10, 5.1, 5.06],
+            "peak · gptq": [NAN, 0.4, NAN]}
+    rows |= {f"hadamard · method {i}": [0.1 * i, 0.5, 1.0] for i in range(1, min(n, 400) // 12)}
+    return draw_apart({name: np.array(values) for name, values in rows.items()})
+
+
 def estimate_scatter(n: int = 96, d: int = 576):
     generator = np.random.default_rng(14)
     estimate = np.exp(generator.normal(-5, 1.5, 2 * n))
@@ -320,5 +328,5 @@ DRAWINGS = {f.__name__: f for f in (
     token_channel_map, spikes, channel_ribbons, histogram, qq, magnitude_by_block, kurtosis_by_block, massive_map, token_channels,
     error_scatter, error_by_block, error_by_channel, perplexity_bars, divergence_bars, pareto, progress_by_block, seed_spread,
     weight_grid, weight_map, waterfall, token_loss, learning_curve, massive_ordinary, curves, energy_spread, bars, grid_cells,
-    boxes_by_block, butterflies, compare_errors, memory_by_part, roofline, effect_by_switch, stack_waterfall,
+    boxes_by_block, butterflies, compare_errors, memory_by_part, roofline, effect_by_switch, stack_waterfall, apart,
     verdict_map, estimate_scatter)}

@@ -13,6 +13,7 @@ import pytest
 import rotviz.plots
 from rotviz.errors import BadInput
 from rotviz.plots import export, palette
+from rotviz.plots.apart import draw_apart
 from rotviz.plots.bars import draw_bars
 from rotviz.plots.boxes_by_block import draw_boxes_by_block
 from rotviz.plots.butterflies import draw_butterflies
@@ -142,6 +143,7 @@ AWKWARD = {
                                                            band=(1.9, 2.1)),
     "effect_by_switch bare": lambda make: draw_effect_by_switch({"a": dict(zip(few(len(v := make(L))), v))}, band=(NAN, NAN)),
     "stack_waterfall": lambda make: draw_stack_waterfall(few(len(v := make(L))), v, stderrs=v),
+    "apart": lambda make: draw_apart({t: np.resize(v, 3) if len(v) else np.full(3, NAN) for t, v in zip(few(L), [make(L)] * L)}),
     "token_channel_map": lambda make: draw_token_channel_map(a := make(T, D), few(len(a))),
     "token_channel_map linear": lambda make: draw_token_channel_map(a := make(T, D), few(len(a)), log=False),
     "spikes": lambda make: draw_spikes(a := make(T, D), few(len(a))),
@@ -279,6 +281,16 @@ def test_a_step_without_a_result_is_bridged():
     assert drawing.table["times the step before"].tolist() == [pytest.approx(NAN, nan_ok=True)] * 2 + [10.0, 0.5]
     assert "1 step without a result" in drawing.figure.layout.xaxis.title.text
     assert [t.marker.symbol for t in drawing.figure.data if t.mode == "markers"] == ["circle", "triangle-right", "triangle-left"]
+
+
+def test_what_loses_next_to_nothing_stands_at_the_edge():
+    drawing = draw_apart({"none · rtn": np.array([1e-10, 5.0, 5.1]), "hadamard · rtn": np.array([0.4, 0.5, NAN])})
+    weights, left = drawing.figure.data[2], 10 ** drawing.figure.layout.xaxis.range[0]
+    assert weights.name == "weights alone" and list(weights.x) == [pytest.approx(left), 0.4] and 0.2 < left < 0.4
+    assert {a.text for a in drawing.figure.layout.annotations} == {"1e-10", "5", "5.1", "0.4", "0.5"}
+    assert "1 place without a result" in drawing.figure.layout.xaxis.title.text
+    with pytest.raises(BadInput, match="both are needed"):
+        draw_apart({"none": np.array([1.0, 2.0])})
 
 
 def test_massive_and_ordinary_axes_are_logarithmic_where_that_helps():
