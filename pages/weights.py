@@ -257,11 +257,10 @@ def waterfall(model: str, turn: Turn, spec: QuantSpec) -> None:
 
 def _halves(recipe: Recipe) -> list[Apart]:
     """The rows of the view "apart": the recipe's halves under the rotations and weight methods that are chosen."""
-    left, right = st.columns(2)
-    rotations = left.pills("Rotations beside the recipe's own", list(ROTATIONS), selection_mode="multi", default=["none", "hadamard"], key="wapr",
-                           help="With their defaults.", **BOUND)
-    methods = right.pills("Weight methods beside the recipe's own", [m for m in QUANTIZERS if m != "none"], selection_mode="multi", default=["rtn"],
-                          key="wapm", help="With their defaults, on the recipe's grid.", **BOUND)
+    rotations = st.pills("Rotations beside the recipe's own", list(ROTATIONS), selection_mode="multi", default=["none", "hadamard"], key="wapr",
+                         help="With their defaults.", **BOUND)
+    methods = st.pills("Weight methods beside the recipe's own", [m for m in QUANTIZERS if m != "none"], selection_mode="multi", default=["rtn"],
+                       key="wapm", help="With their defaults, on the recipe's grid.", **BOUND)
     rotations, methods = (list(dict.fromkeys((*chosen, own)))
                           for chosen, own in ((rotations, rotation_name(recipe)), (methods, recipe.weights.method)))
     rows, refused = rows_of(recipe, rotations, methods)
