@@ -76,8 +76,8 @@ def kernels_know(rotation: Rotation) -> bool:
 
 
 def fuses(spec: QuantSpec) -> bool:
-    """Whether the fused kernel's scales are the spec's: one a row, from a range that reaches zero (any symmetric range does), not searched."""
-    return spec.group == 0 and spec.clip != "mse" and (spec.symmetric or includes_zero(spec))
+    """Whether the fused kernel's grid is the spec's: int, a scale a row, from a range that reaches zero (any symmetric range does), not searched."""
+    return spec.number_format == "int" and spec.group == 0 and spec.clip != "mse" and (spec.symmetric or includes_zero(spec))
 
 
 class LinearInput:

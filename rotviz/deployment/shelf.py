@@ -10,6 +10,7 @@ from typing import Any
 
 from rotviz.errors import BadInput, BrokenCheckpoint
 from rotviz.home import home, write_atomically
+from rotviz.kernels.packed import FORMATS
 from rotviz.pipeline.recipe import Recipe
 
 VERSION = 1
@@ -19,9 +20,12 @@ DESCRIPTION = "deployment.json"
 def refusal(recipe: Recipe) -> str | None:
     """Why a recipe cannot be deployed, or None; nothing is loaded."""
     for section, spec in (("weights", recipe.weights.spec()), ("activations", recipe.activations.spec()), ("kv", recipe.kv.spec())):
-        if spec.quantizes and spec.number_format != "int":
-            return (f"{section}.format = {spec.number_format} has no packed layout here: the kernels multiply integers; use format = 'int', "
-                    "or run the recipe without deploying it")
+        if spec.quantizes and spec.number_format not in FORMATS:
+            return (f"{section}.format = {spec.number_format} has no packed layout here: the kernels multiply integers; use format = 'int' or "
+                    "'int_min', or run the recipe without deploying it")
+    if recipe.weights.spec().quantizes and recipe.weights.format == "int_min" and recipe.dtype != "float32":
+        return (f"weights.format = int_min is read back from float32 numbers only, and the recipe's dtype is {recipe.dtype}: set dtype = float32 "
+                "there; deploy --dtype bfloat16 keeps what is not packed in 16 bits all the same")
     if recipe.dtype == "float64":
         return "dtype = float64 is for proofs: packed weights have float32 steps; use float32 or bfloat16"
     return None

@@ -1,6 +1,6 @@
 """A quantized tensor as it lies in memory: codes in four or eight bits, a step and a zero for each group.
 
-    x^ = step (q - zero)
+    x^ = step (q - zero)        int: zero is whole; int_min: it need not be, and the smallest number is a level
 
     bits    symmetric codes      asymmetric codes     a byte holds
     2..4    -2^(b-1)..2^(b-1)-1  0..2^b-1             two codes, the earlier channel in the low half (rotviz.kernels.packing)
@@ -22,6 +22,8 @@ from rotviz.types import QuantSpec
 
 NIBBLE = 4
 BYTE = 8
+FORMATS = ("int", "int_min")
+"""Number formats whose codes are packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ def check_spec(spec: QuantSpec, width: int) -> int:
     Raises:
         BadInput: the spec rounds nothing, is not an integer grid, its group does not divide the width, or two codes a byte do not fit it.
     """
-    if not spec.quantizes or spec.number_format != "int":
-        raise BadInput(f"packed codes hold the integer grid with 2 to 8 bits, not {spec.number_format!r} with {spec.bits}")
+    if not spec.quantizes or spec.number_format not in FORMATS:
+        raise BadInput(f"packed codes hold an integer grid ({', '.join(FORMATS)}) with 2 to 8 bits, not {spec.number_format!r} with {spec.bits}")
     if two_a_byte(spec) and width % 2:
         raise BadInput(f"two codes share a byte, so a row needs an even width, not {width}; use 5 bits or more for it")
     return spec.group_for(width)

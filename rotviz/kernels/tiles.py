@@ -79,8 +79,8 @@ def round_half_even(v):
 
 
 @triton.jit
-def grid_scale(low, high, BITS: tl.constexpr, SYMMETRIC: tl.constexpr):
-    """Step and code of zero for a range, as IntegerGrid.scale of rotviz.numerics.grids."""
+def grid_scale(low, high, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, MINIMUM: tl.constexpr):
+    """Step and code of zero for a range, as IntegerGrid.scale of rotviz.numerics.grids; with MINIMUM as MinimumGrid.scale, the zero not rounded."""
     peak = tl.maximum(tl.abs(low), tl.abs(high))
     if SYMMETRIC:
         step = tl.math.div_rn(peak, tl.full(peak.shape, (1 << (BITS - 1)) - 1, tl.float32))
@@ -90,16 +90,18 @@ def grid_scale(low, high, BITS: tl.constexpr, SYMMETRIC: tl.constexpr):
         span = high - low
         alone = tl.where(tl.abs(high) > 0, tl.abs(high), 1.0)
         step = tl.where(span > 0, tl.math.div_rn(span, tl.full(span.shape, (1 << BITS) - 1, tl.float32)), alone)
-        zero = round_half_even(tl.math.div_rn(-low, step))
+        zero = tl.math.div_rn(-low, step)
+        if not MINIMUM:
+            zero = round_half_even(zero)
     return step, zero
 
 
 @triton.jit
-def grid_codes(scaled, zero, BITS: tl.constexpr, SYMMETRIC: tl.constexpr):
+def grid_codes(scaled, zero, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, MINIMUM: tl.constexpr):
     """Whole-number codes, int32, of numbers already divided by their step."""
     lowest: tl.constexpr = -(1 << (BITS - 1)) if SYMMETRIC else 0
     highest: tl.constexpr = (1 << (BITS - 1)) - 1 if SYMMETRIC else (1 << BITS) - 1
-    codes = round_half_even(scaled) + zero
+    codes = round_half_even(scaled + zero) if MINIMUM else round_half_even(scaled) + zero
     return tl.minimum(tl.maximum(codes, lowest), highest).to(tl.int32)
 
 

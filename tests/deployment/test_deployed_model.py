@@ -86,7 +86,9 @@ def test_codes_of_every_weight_method(method):
 @pytest.mark.parametrize("changes", [
     (("rotation.method", "none"),), (("rotation.method", "orthogonal"),), (("rotation.slots", ["R1"]),), (("weights.group", 16),),
     (("weights.symmetric", False),), (("weights.bits", 3),), (("weights.method", "none"), ("activations.bits", 8)),
-    (("scaling.method", "smoothquant"),), (("allocation.method", "importance"),), (("activations.group", 16),), (("kv.symmetric", True),)], ids=str)
+    (("scaling.method", "smoothquant"),), (("allocation.method", "importance"),), (("activations.group", 16),), (("kv.symmetric", True),),
+    (("weights.format", "int_min"), ("weights.symmetric", False), ("weights.group", 16)),
+    (("activations.format", "int_min"), ("activations.symmetric", False), ("activations.group", 16))], ids=str)
 def test_other_recipes(changes):
     assert agree(recipe("tiny-llama", "W4A4KV4", *changes))
 
@@ -113,14 +115,16 @@ def test_greedy_tokens_are_the_same(name):
     assert beams.shape == (2, 44)
 
 
+MINIMA = tuple((f"{section}.{key}", value) for section in ("weights", "activations") for key, value in (
+    ("format", "int_min"), ("symmetric", False), ("group", 0 if section == "weights" else 16), ("clip", "none")))
 OPERATIONS = ("hadamard", "hadamard_quantize", "quantize", "integer_matmul", "weight_only_matmul")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.parametrize("bits", ["W4A16KV4", "W4A4KV4"])
-def test_the_triton_kernels_carry_it_out(bits, monkeypatch):
+@pytest.mark.parametrize(("bits", "changes"), [("W4A16KV4", ()), ("W4A4KV4", ()), ("W4A4KV4", MINIMA)], ids=str)
+def test_the_triton_kernels_carry_it_out(bits, changes, monkeypatch):
     """Interpreted on the CPU where there is no GPU: what a GPU would be told to do, with the references taken away."""
-    made = recipe("tiny-llama", bits, ("kv.symmetric", True))
+    made = recipe("tiny-llama", bits, ("kv.symmetric", True), *changes)
     ids, wanted, deployed = tokens(6), finish(quantized_model(made)), deploy(made)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     for module in ("rotviz.deployment.linear", *(f"rotviz.kernels.{name}" for name in OPERATIONS)):
@@ -193,7 +197,8 @@ def test_what_stays_in_float_may_be_16_bits():
 @pytest.mark.parametrize(("changes", "words"), [
     ((("weights.format", "fp4"),), "weights.format = fp4 has no packed layout"), ((("activations.format", "mxfp4"), ("activations.symmetric", True)),
                                                                                 "activations.format = mxfp4"),
-    ((("dtype", "float64"),), "packed weights have float32 steps")], ids=str)
+    ((("dtype", "float64"),), "packed weights have float32 steps"),
+    ((("dtype", "bfloat16"), ("weights.format", "int_min"), ("weights.symmetric", False)), "read back from float32 numbers only")], ids=str)
 def test_what_cannot_be_packed_is_refused_before_anything_is_loaded(changes, words, monkeypatch):
     made = recipe("tiny-llama", "W4A4KV4", *changes)
     monkeypatch.setattr(build, "assembled", None)

@@ -17,8 +17,9 @@ CHANNEL, GROUP, TOKEN = Granularity.CHANNEL, Granularity.GROUP, Granularity.TOKE
 OUT, IN = 48, 96
 FLOAT = QuantSpec()
 WEIGHTS = [QuantSpec(4, True, CHANNEL, clip="mse"), QuantSpec(4, False, GROUP, 32), QuantSpec(3, True, CHANNEL), QuantSpec(8, True, CHANNEL),
-           QuantSpec(5, False, CHANNEL)]
-ACTIVATIONS = [FLOAT, QuantSpec(4, False), QuantSpec(8, True), QuantSpec(4, True, GROUP, 16, 0.9), QuantSpec(8, False, clip="mse")]
+           QuantSpec(5, False, CHANNEL), QuantSpec(4, False, GROUP, 32, number_format="int_min")]
+ACTIVATIONS = [FLOAT, QuantSpec(4, False), QuantSpec(8, True), QuantSpec(4, True, GROUP, 16, 0.9), QuantSpec(8, False, clip="mse"),
+               QuantSpec(4, False, GROUP, 16, number_format="int_min"), QuantSpec(4, False, number_format="int_min")]
 SIGNS = torch.randint(0, 2, (IN,), generator=torch.Generator().manual_seed(3)).double() * 2 - 1
 
 
@@ -35,8 +36,8 @@ def test_products_agree(weights, activations):
     # a sum of IN products in float32, and two roundings of scales
     bound = IN * torch.finfo(torch.float32).eps * (fake_quantize(x, activations).abs().double() @ rounded.abs().double().T + bias.abs())
     assert ((linear(x).double() - wanted).abs() <= bound).all()
-    integers = activations.quantizes and not activations.group and weights.symmetric and not weights.group and (
-        (weights.bits <= 4) == (activations.bits <= 4))
+    a_scale_a_row = activations.number_format == "int" and not activations.group and weights.symmetric and not weights.group
+    integers = activations.quantizes and a_scale_a_row and (weights.bits <= 4) == (activations.bits <= 4)
     assert linear.product == ("integer" if integers else "weight only")
 
 

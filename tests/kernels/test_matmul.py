@@ -28,6 +28,17 @@ def test_packed_weights(width, group, bits, symmetric, dtype, device):
         assert_at_most_twice_as_wrong(ours, plain, weight_only_matmul(x.double(), weight, backend="torch"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_weights_with_a_float_minimum(dtype, device):
+    """The zero is no whole number: codes less the zero are rounded as a 16-bit weight would be."""
+    weight = quantize(draw(75, 576, device=device, seed=1), QuantSpec(4, False, Granularity.GROUP, 32, number_format="int_min"))
+    for rows in (3, 17):
+        x = draw(rows, 576, dtype=dtype, device=device)
+        plain = x @ dequantize(weight, backend="torch").to(dtype).T
+        truth = weight_only_matmul(x.double(), weight, backend="torch")
+        assert_at_most_twice_as_wrong(weight_only_matmul(x, weight, backend="triton"), plain, truth)
+
+
 @pytest.mark.parametrize("splits", [1, 2, 4])
 def test_a_row_may_be_split_over_programs(splits, device):
     from rotviz.kernels.weight_only_matmul.triton_kernel import launch

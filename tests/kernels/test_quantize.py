@@ -63,6 +63,22 @@ def test_codes_are_those_of_the_grids(where, bits, symmetric, dtype, device):
     assert ours.nbytes == x.numel() * (1 if bits == 8 else 0.5) + 4 * ours.step.numel() * (1 if symmetric else 2)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("where", GROUPS)
+def test_with_a_float_minimum_the_codes_are_those_of_the_grids(where, bits, dtype, device):
+    granularity, group = GROUPS[where]
+    spec = QuantSpec(bits, False, granularity, group, clip="none", number_format="int_min")
+    x = awkward(6, 576, dtype, device)
+    ours, plain = quantize(x, spec, backend="triton"), grids.quantize(x, spec)
+    assert torch.equal(ours.codes().float(), plain.codes) and torch.equal(ours.zero, plain.scale.zero.squeeze(-1))
+    assert not torch.equal(ours.zero, ours.zero.round()), "or the test would say nothing"
+    for backend in ("torch", "triton"):
+        assert torch.equal(dequantize(ours, backend=backend), grids.fake_quantize(x, spec))
+    with pytest.raises(BadInput, match="transform first"):
+        hadamard_quantize(x, QuantSpec(bits, False, number_format="int_min"))
+
+
 @pytest.mark.parametrize("width, rows", [(64, 1), (1536, 3), (1030, 17)])
 def test_awkward_sizes(width, rows, device):
     x = awkward(rows, width, torch.bfloat16, device)

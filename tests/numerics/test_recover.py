@@ -15,18 +15,23 @@ SPECS = [QuantSpec(bits, symmetric, GROUP if group else CHANNEL, group, clip)
          for bits in (2, 3, 4, 6, 8) for symmetric in (True, False) for group, clip in ((0, "mse"), (32, 0.8), (16, "none"))]
 
 
+MINIMUM = [QuantSpec(bits, False, GROUP if group else CHANNEL, group, clip, "int_min")
+           for bits in (2, 3, 4, 6, 8) for group, clip in ((0, "mse"), (32, 0.8), (16, "none"))]
+"""Grids with a float minimum."""
+
+
 def weight(seed: int = 0, offset: float = 0.0) -> torch.Tensor:
     return torch.randn(40, 96, generator=torch.Generator().manual_seed(seed)) * 0.03 + offset
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", [*SPECS, *MINIMUM], ids=str)
 def test_the_same_numbers_come_back(spec):
     rounded = fake_quantize(weight(), spec)
     found = recover(rounded, spec)
     assert torch.equal(found.values(), rounded)
     low, high = code_range(spec)
     assert found.codes.min() >= low and found.codes.max() <= high and torch.equal(found.codes, found.codes.round())
-    assert torch.equal(found.scale.zero, found.scale.zero.round())
+    assert spec.number_format == "int_min" or torch.equal(found.scale.zero, found.scale.zero.round())
     assert found.scale.step.shape == (40, 96 // (spec.group or 96), 1)
 
 

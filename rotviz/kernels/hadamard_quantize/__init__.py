@@ -27,10 +27,12 @@ def hadamard_quantize(x: Tensor, spec: QuantSpec, signs: Tensor | None = None, *
         backend: auto, torch or triton.
 
     Raises:
-        BadInput: the spec is not per token, its clip is searched, no Hadamard matrix has the order, or the backend cannot run.
+        BadInput: the spec is not per token or not of format int, its clip is searched, no Hadamard matrix has the order, or the backend cannot run.
     """
     check(x, signs)
     check_spec(spec, x.shape[-1])
+    if spec.number_format != "int":
+        raise BadInput(f"the fused kernel rounds to the grid int, not to {spec.number_format}; transform first, then quantize")
     if not includes_zero(spec):
         raise BadInput(f"the fused kernel gives each token one scale, not each {spec.granularity.value} of {spec.group or 'all'}; transform first, "
                        "then quantize")

@@ -27,11 +27,11 @@ def hadamard_quantize_kernel(
                N, FIRST, MIDDLE, LAST, PADDED, ROWS, CHUNK, SIGNED, PIECES_FIRST, PIECES, WIDE)
     row = (first_row + tl.arange(0, ROWS)).to(tl.int64)
     y = tl.where((tl.arange(0, PADDED * MIDDLE * LAST) < N)[None, :], y, 0.0)  # a range of a token includes 0 anyway
-    step, zero = grid_scale(tl.minimum(tl.min(y, axis=1), 0.0) * ratio, tl.maximum(tl.max(y, axis=1), 0.0) * ratio, BITS, SYMMETRIC)
+    step, zero = grid_scale(tl.minimum(tl.min(y, axis=1), 0.0) * ratio, tl.maximum(tl.max(y, axis=1), 0.0) * ratio, BITS, SYMMETRIC, False)
     tl.store(step_ptr + row, step, mask=row < count)
     if not SYMMETRIC:
         tl.store(zero_ptr + row, zero, mask=row < count)
-    codes = grid_codes(y * (1.0 / step)[:, None], zero[:, None], BITS, SYMMETRIC)
+    codes = grid_codes(y * (1.0 / step)[:, None], zero[:, None], BITS, SYMMETRIC, False)
     store_codes(data_ptr, codes, row, row < count, N, ROWS, PADDED * MIDDLE * LAST, PACKED)
 
 

@@ -20,10 +20,10 @@ NUMBERS_PER_WARP = 1_024
 @triton.jit
 def quantize_kernel(
     x_ptr, data_ptr, step_ptr, zero_ptr, count, ratio,
-    WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, WITH_ZERO: tl.constexpr,
-    PACKED: tl.constexpr,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, MINIMUM: tl.constexpr,
+    WITH_ZERO: tl.constexpr, PACKED: tl.constexpr,
 ):
-    """Codes, steps and zeros of x [count, WIDTH]; WITH_ZERO stretches the range to include 0."""
+    """Codes, steps and zeros of x [count, WIDTH]; WITH_ZERO stretches the range to include 0, MINIMUM keeps its lower end as it is."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, PADDED)
     row_ok = row < count
@@ -34,12 +34,12 @@ def quantize_kernel(
     high = tl.max(tl.where(inside, x, float("-inf")), axis=1)
     if WITH_ZERO:
         low, high = tl.minimum(low, 0.0), tl.maximum(high, 0.0)
-    step, zero = grid_scale(low * ratio, high * ratio, BITS, SYMMETRIC)
+    step, zero = grid_scale(low * ratio, high * ratio, BITS, SYMMETRIC, MINIMUM)
     tl.store(step_ptr + row, step, mask=row_ok)
     if not SYMMETRIC:
         tl.store(zero_ptr + row, zero, mask=row_ok)
     scaled = tl.math.div_rn(x, tl.broadcast_to(step[:, None], (ROWS, PADDED)))
-    store_codes(data_ptr, grid_codes(scaled, zero[:, None], BITS, SYMMETRIC), row, row_ok, WIDTH, ROWS, PADDED, PACKED)
+    store_codes(data_ptr, grid_codes(scaled, zero[:, None], BITS, SYMMETRIC, MINIMUM), row, row_ok, WIDTH, ROWS, PADDED, PACKED)
 
 
 @triton.jit
@@ -75,7 +75,8 @@ def launch_quantize(x: Tensor, packed: Packed, group: int, ratio: float, with_ze
     with on_device_of(x):
         quantize_kernel[(triton.cdiv(count, rows),)](
             x, packed.data, packed.step, packed.step if packed.zero is None else packed.zero, count, ratio, WIDTH=group, PADDED=padded,
-            ROWS=rows, BITS=spec.bits, SYMMETRIC=spec.symmetric, WITH_ZERO=with_zero, PACKED=packed.two_a_byte, num_warps=warps)
+            ROWS=rows, BITS=spec.bits, SYMMETRIC=spec.symmetric, MINIMUM=spec.number_format == "int_min", WITH_ZERO=with_zero,
+            PACKED=packed.two_a_byte, num_warps=warps)
 
 
 def launch_dequantize(packed: Packed, y: Tensor) -> None:
