@@ -1,6 +1,7 @@
 """What each weight method is worth: SmolLM2-135M, WikiText-2, from W4A16 to W2A16 in groups of 64, W6A6, and W4A4KV4 under two rotations.
 
     python benchmarks/weight_stack.py [--windows 8] [--settings W3A16g64 ...] [--methods rtn gptq omniquant rounding mixed]
+    python benchmarks/weight_stack.py --table > benchmarks/results/weight_stack.md     # of what is there; nothing runs
 
 Calibration is 16 windows of 512 tokens of the validation split for every method; evaluation is on windows of 512 of the test split. Weights are
 symmetric with a searched clip where the method takes one, asymmetric for OmniQuant as in its paper and at 2 bits (a symmetric grid has one level
@@ -47,7 +48,11 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--table", action="store_true", help="print what was measured as a table")
     options = parser.parse_args()
+    if options.table:
+        print(table(load(NAME)["runs"], options.windows))
+        return
     model = load_model("smollm2-135m")
     for setting in options.settings:
         for method in options.methods:
@@ -70,6 +75,26 @@ def measured(recipe: Recipe, model: Any) -> dict[str, Any]:
     result = finish(run(recipe, loaded=model)).to_dict()
     kept = ("recipe", "perplexity", "divergence", "seconds", "peak_memory_mb", "weight_errors", "notes")
     return {"environment": environment()} | {name: result[name] for name in kept}
+
+
+def table(runs: dict[str, Any], windows: int) -> str:
+    """Markdown: perplexity, its ratio to the float model's and KL, each with its standard error, and what it cost."""
+    lines = ["| setting | method | perplexity | times float | KL, nats | same top token | seconds for weights | peak memory of the process, MB |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for setting in SETTINGS:
+        for method in METHODS:
+            run = runs.get(f"{setting} {method} {windows}")
+            if run:
+                perplexity, kl = run["perplexity"], run["divergence"]
+                seconds = run["seconds"].get("weights", 0) + run["seconds"].get("weigh", 0)
+                lines.append(f"| {setting} | {method} | {_with_error(perplexity['quantized'])} | {_with_error(perplexity['ratio'])} | "
+                             f"{kl['kl_nats']:.3f} ± {kl['stderr']:.3f} | {kl['same_top']:.1%} | {seconds:,.0f} | {run['peak_memory_mb']:,.0f} |")
+    return "\n".join(lines)
+
+
+def _with_error(found: dict[str, float]) -> str:
+    value, error = found["value"], found["stderr"]
+    return f"{value:,.2f} ± {error:,.2f}" if value < 100 else f"{value:,.0f} ± {error:,.0f}"
 
 
 if __name__ == "__main__":
