@@ -367,7 +367,8 @@ def _recipe(model: str, turn: Turn, spec: QuantSpec) -> Recipe | None:
                                  help="\n\n".join(f"**{name}**: {cls.summary}" for name, cls in budgeted.items()))
     windows = cells[1].number_input("Windows", 1, 10_000, 2, key="ww", **BOUND, help="Evaluation windows from the start of the text.")
     length = cells[2].selectbox("Length", LENGTHS, LENGTHS.index(512), key="wl", **BOUND, help="Tokens in a window.")
-    calibrated = is_calibrated(QUANTIZERS[method]) or scaling != "none" or getattr(ALLOCATIONS.get(sharing), "needs_costs", False)
+    beside = st.session_state.get("wview", st.query_params.get("wview")) == "apart"  # other methods than the recipe's own may learn there
+    calibrated = beside or is_calibrated(QUANTIZERS[method]) or scaling != "none" or getattr(ALLOCATIONS.get(sharing), "needs_costs", False)
     left, right = st.columns(2)
     with left:
         text = {"evaluation": evaluation_text("wet"), "windows": windows, "length": length}

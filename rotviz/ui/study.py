@@ -29,6 +29,8 @@ from rotviz.ui.words import plain
 
 COLORS = {SUPPORTED: "green", NOT_SUPPORTED: "orange", UNDECIDED: "gray", NOT_MEASURED: "gray"}
 SEEDS = "seeds of the base"
+COMMITTED = "rounding_study"
+"""The file's name of the study that comes with the code."""
 
 
 def kept_studies(model: str) -> dict[str, dict[str, Any]]:
@@ -113,7 +115,8 @@ def gain_words(record: Mapping[str, Any]) -> str:
 
 def _label(record: Mapping[str, Any], stem: str) -> str:
     base = record["base"]
-    return f"{base['model'].rpartition('/')[2]} W{base['weights']['bits']}g{base['weights']['group']}, {len(record['runs'])} runs, {stem[-12:]}"
+    return (f"{base['model'].rpartition('/')[2]} W{base['weights']['bits']}g{base['weights']['group']}, {len(record['runs'])} runs, "
+            f"{'as committed' if stem == COMMITTED else stem[-12:]}")
 
 
 def _value(step: str) -> float:

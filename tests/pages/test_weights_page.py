@@ -179,6 +179,8 @@ def test_halves_of_a_recipe_are_told_apart(store: Store) -> None:
     assert [len(frame.value) for frame in at.dataframe] == [4]
     at.button_group(key="wapm").set_value(["rtn", "rounding"])
     assert "none · rounding" in _charts(_checked(at.run()))[0]["layout"]["yaxis"]["ticktext"]
+    at.selectbox(key="wmethod").set_value("rtn")
+    assert _checked(at.run()).selectbox(key="wct").value == "pydoc", "rounding beside it learns from a text"
     at.selectbox(key="wab").set_value(16)
     at.selectbox(key="wkv").set_value(16)
     assert "must round both" in _words(_checked(at.run()))
