@@ -106,6 +106,18 @@ def grid_codes(scaled, zero, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, MINIMU
 
 
 @triton.jit
+def as_float(data, BITS: tl.constexpr, SYMMETRIC: tl.constexpr):
+    """Codes as float32, from the int32 that holds their bits (the low BITS, two's complement when SYMMETRIC), without a conversion.
+
+    The bits of a whole number below 2^23, with those of 2^23 above them, are 2^23 plus that number as float32: an OR and an addition, which every lane can
+    do in every cycle, where conversions go through a narrower unit.
+    """
+    SIGN: tl.constexpr = (1 << (BITS - 1)) if SYMMETRIC else 0
+    code = (data & ((1 << BITS) - 1)) ^ SIGN
+    return (code | 0x4B000000).to(tl.float32, bitcast=True) - (8388608.0 + SIGN)
+
+
+@triton.jit
 def store_codes(out_ptr, codes, rows, row_ok, WIDTH: tl.constexpr, ROWS: tl.constexpr, PADDED: tl.constexpr, PACKED: tl.constexpr):
     """Write codes [ROWS, PADDED] of rows of WIDTH numbers: a byte each, or two in a byte, the earlier in the low half."""
     if PACKED:

@@ -16,7 +16,7 @@ from torch import Tensor
 from rotviz.device import multiprocessors, on_device_of
 from rotviz.kernels.choice import interpreting
 from rotviz.kernels.packed import Packed
-from rotviz.kernels.tiles import stored
+from rotviz.kernels.tiles import as_float, stored
 from rotviz.kernels.weight_only_matmul import block_inputs
 
 DECODE_ROWS = 16
@@ -28,41 +28,31 @@ def weight_only_matmul_kernel(
     D: tl.constexpr, SHARE: tl.constexpr, GROUP: tl.constexpr, SYMMETRIC: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
-    """One tile [BLOCK_M, BLOCK_N] of x W^T over SHARE blocks of input channels; y is [splits, rows, channels]."""
+    """One tile [BLOCK_N, BLOCK_M] of W x^T over SHARE blocks of input channels; y is [splits, rows, channels]."""
     m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(2)
-    m_ok, n_ok = (m < rows)[:, None], (n < channels)[:, None]
-    x_row = x_ptr + m.to(tl.int64)[:, None] * D
+    x_row = x_ptr + m.to(tl.int64)[None, :] * D
     BYTES: tl.constexpr = BLOCK_K // 2 if PACKED else BLOCK_K
     PER_ROW: tl.constexpr = D // 2 if PACKED else D
     w_row = data_ptr + n.to(tl.int64)[:, None] * PER_ROW
     TYPE: tl.constexpr = tl.float32 if WIDE else x_ptr.dtype.element_ty
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    acc = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
     for i in range(SHARE):
         block = split * SHARE + i
         place = block * BYTES + tl.arange(0, BYTES)
-        inside = (place < PER_ROW)[None, :]
-        data = tl.load(w_row + place[None, :], mask=n_ok & inside, other=0).to(tl.int32)
+        k = block * BLOCK_K + tl.arange(0, BLOCK_K)
+        data = tl.load(w_row + place[None, :], mask=(n < channels)[:, None] & (place < PER_ROW)[None, :], other=0).to(tl.int32)
+        x = tl.load(x_row + k[:, None], mask=(m < rows)[None, :] & (k < D)[:, None], other=0.0).to(TYPE)
         scale_at = n * (D // GROUP) + block * BLOCK_K // GROUP
         scale_ok = n < tl.where(block * BLOCK_K < D, channels, 0)
         step = tl.load(step_ptr + scale_at, mask=scale_ok, other=0.0)
-        zero = tl.zeros((BLOCK_N,), dtype=tl.float32) if SYMMETRIC else tl.load(zero_ptr + scale_at, mask=scale_ok, other=0.0)
-        if PACKED:
-            first, second = data & 15, data >> 4
-            if SYMMETRIC:
-                first, second = (first ^ 8) - 8, (second ^ 8) - 8
-            even = tl.load(x_row + 2 * place[None, :], mask=m_ok & inside, other=0.0).to(TYPE)
-            odd = tl.load(x_row + 2 * place[None, :] + 1, mask=m_ok & inside, other=0.0).to(TYPE)
-            w_even = tl.trans((first.to(tl.float32) - zero[:, None]).to(TYPE))
-            w_odd = tl.trans((second.to(tl.float32) - zero[:, None]).to(TYPE))
-            part = tl.dot(odd, w_odd, tl.dot(even, w_even, input_precision="ieee"), input_precision="ieee")
-        else:
-            x = tl.load(x_row + place[None, :], mask=m_ok & inside, other=0.0).to(TYPE)
-            part = tl.dot(x, tl.trans((data.to(tl.float32) - zero[:, None]).to(TYPE)), input_precision="ieee")
-        acc += part * step[None, :]
-    out = y_ptr + split.to(tl.int64) * rows * channels + m.to(tl.int64)[:, None] * channels + n[None, :]
-    tl.store(out, stored(acc, y_ptr.dtype.element_ty, WIDE), mask=m_ok & (n < channels)[None, :])
+        w = as_float(tl.reshape(tl.join(data & 15, data >> 4), (BLOCK_N, BLOCK_K)) if PACKED else data, 4 if PACKED else 8, SYMMETRIC)
+        if not SYMMETRIC:
+            w -= tl.load(zero_ptr + scale_at, mask=scale_ok, other=0.0)[:, None]
+        acc += tl.dot(w.to(TYPE), x, input_precision="ieee") * step[:, None]
+    out = y_ptr + split.to(tl.int64) * rows * channels + m.to(tl.int64)[None, :] * channels + n[:, None]
+    tl.store(out, stored(acc, y_ptr.dtype.element_ty, WIDE), mask=(m < rows)[None, :] & (n < channels)[:, None])
 
 
 def launch(x: Tensor, weight: Packed, y: Tensor, splits: int | None = None) -> None:
@@ -70,7 +60,7 @@ def launch(x: Tensor, weight: Packed, y: Tensor, splits: int | None = None) -> N
     rows, width = x.shape
     channels, group = weight.data.shape[0], weight.width // weight.groups
     decode = rows <= DECODE_ROWS
-    block_m, block_n = (16, 32) if decode else (64, 128)
+    block_m, block_n = (16, 64) if decode else (64, 128)
     block_k = block_inputs(group, width)
     if x.dtype == torch.float32:  # multiplied without tensor cores, and larger tiles do not fit the registers
         block_m, block_n, block_k = (16 if decode else 32), 32, 32
