@@ -34,12 +34,12 @@ def sylvester_tile(SIZE: tl.constexpr, ORDER: tl.constexpr):
 
 @triton.jit
 def dot_left(h, x, acc, PIECES: tl.constexpr, WIDE: tl.constexpr):
-    """acc + h x with h [M, K] of +-1 or 0 and x [K, N] float32 in that many bfloat16 pieces."""
+    """acc + h x with h [M, K] of +-1 or 0 in any dtype and x [K, N] float32 in that many bfloat16 pieces."""
     rest = x
     for _ in tl.static_range(PIECES):
         piece = rest.to(tl.bfloat16)
         if WIDE:
-            acc = tl.dot(h, piece.to(tl.float32), acc, input_precision="ieee")
+            acc = tl.dot(h.to(tl.float32), piece.to(tl.float32), acc, input_precision="ieee")
         else:
             acc = tl.dot(h.to(tl.bfloat16), piece, acc)
         rest = rest - piece.to(tl.float32)

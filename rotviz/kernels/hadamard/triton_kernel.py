@@ -40,10 +40,9 @@ def turned(
         if SIGNED:
             flips = tl.load(signs_ptr + offset, mask=ok, other=0).to(tl.float32)
             tile = (tile.to(tl.float32) * flips).to(x_ptr.dtype.element_ty)  # exact
-        h = tl.load(table_ptr + out_index[:, None] * table_out + index[None, :] * table_in,
-                    mask=(out_index < FIRST)[:, None] & (index < FIRST)[None, :], other=0)
+        h = tl.load(table_ptr + out_index[:, None] * table_out + index[None, :] * table_in)
         if PIECES_FIRST > 1:
-            acc = dot_left(h.to(tl.float32), tile.to(tl.float32), acc, PIECES_FIRST, WIDE)
+            acc = dot_left(h, tile.to(tl.float32), acc, PIECES_FIRST, WIDE)
         elif WIDE:
             acc = tl.dot(h.to(tl.float32), tile.to(tl.float32), acc, input_precision="ieee")
         else:
@@ -84,7 +83,7 @@ def launch(x: Tensor, y: Tensor, signs: Tensor | None, inverse: bool) -> None:
     if not count:
         return
     cut, table = prepared(n, x)
-    strides = (1, cut.first) if inverse else (cut.first, 1)
+    strides = (1, cut.padded) if inverse else (cut.padded, 1)
     with on_device_of(x):
         hadamard_kernel[(triton.cdiv(count, cut.rows),)](
             x, y, table, table if signs is None else signs, count, *strides, n**-0.5, **constants(cut, x),
@@ -92,10 +91,10 @@ def launch(x: Tensor, y: Tensor, signs: Tensor | None, inverse: bool) -> None:
 
 
 def prepared(n: int, x: Tensor) -> tuple[Plan, Tensor]:
-    """The cut for x's dtype, and the first factor [F1, F1] as int8 on x's device."""
+    """The cut for x's dtype, and the first factor on x's device in the 16-bit dtype that it is multiplied in: nothing to convert on chip."""
     cut = plan(n, x.dtype != torch.float32)
     assert cut is not None, "the choice has made sure that the width is covered"
-    return cut, first_factor(cut.n, cut.first, x.device)
+    return cut, first_factor(cut, x.device, torch.float16 if x.dtype == torch.float16 else torch.bfloat16)
 
 
 def constants(cut: Plan, x: Tensor) -> dict[str, int | bool]:
@@ -106,8 +105,10 @@ def constants(cut: Plan, x: Tensor) -> dict[str, int | bool]:
 
 
 @functools.lru_cache(maxsize=64)
-def first_factor(n: int, first: int, device: torch.device) -> Tensor:
-    """H_F1 = H_K (x) S of the construction of width n, int8 [F1, F1] on the device."""
-    made = hadamard_base(n)
+def first_factor(cut: Plan, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """H_F1 = H_K (x) S of +-1 with zeros around it, [padded, padded]: every row begins at a multiple of 16 bytes, and a load needs no mask."""
+    made = hadamard_base(cut.n)
     with torch.inference_mode(False):
-        return torch.kron(base_matrix(made.base), sylvester(first // made.base)).to(device).contiguous()
+        table = torch.zeros(cut.padded, cut.padded, device=device, dtype=dtype)
+        table[: cut.first, : cut.first] = torch.kron(base_matrix(made.base), sylvester(cut.first // made.base)).to(device, dtype)
+    return table

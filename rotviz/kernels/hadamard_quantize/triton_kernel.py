@@ -42,5 +42,5 @@ def launch(x: Tensor, packed: Packed, signs: Tensor | None, ratio: float) -> Non
     with on_device_of(x):
         hadamard_quantize_kernel[(triton.cdiv(x.shape[0], cut.rows),)](
             x, packed.data, packed.step, packed.step if packed.zero is None else packed.zero, table, table if signs is None else signs,
-            x.shape[0], cut.first, 1, cut.n**-0.5, ratio, **constants(cut, x), SIGNED=signs is not None, BITS=spec.bits,
+            x.shape[0], cut.padded, 1, cut.n**-0.5, ratio, **constants(cut, x), SIGNED=signs is not None, BITS=spec.bits,
             SYMMETRIC=spec.symmetric, PACKED=packed.two_a_byte, num_warps=cut.warps)
