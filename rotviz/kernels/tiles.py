@@ -97,20 +97,46 @@ def grid_scale(low, high, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, MINIMUM: 
 
 
 @triton.jit
-def grid_codes(scaled, zero, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, MINIMUM: tl.constexpr):
-    """Whole-number codes, int32, of numbers already divided by their step."""
+def divided(x, step):
+    """x [R, C] over step [R] > 0, correctly rounded as a division is, with one division a row.
+
+    With r = 1 / step rounded to nearest and q = x r, the remainder x - q step is exact in a fused multiply-add, and q + r (x - q step) is rounded
+    as x / step itself would be (Markstein 1990). A power of two keeps tiny and huge steps away from underflow, where that would not hold.
+    (The interpreter of Triton 3.6 rounds a fused multiply-add twice, and is off there; that of 3.9 rounds it once, as a GPU does.)
+    """
+    down: tl.constexpr = 2.0**-64
+    power = tl.where(step < down, 1 / down, tl.where(step > 1 / down, down, 1.0))
+    step = step * power
+    r = tl.broadcast_to(tl.math.div_rn(tl.full(step.shape, 1.0, tl.float32), step)[:, None], x.shape)
+    x = x * power[:, None]
+    q = x * r
+    return tl.math.fma(tl.math.fma(-q, tl.broadcast_to(step[:, None], x.shape), x), r, q)
+
+
+@triton.jit
+def grid_codes(scaled, zero, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, MINIMUM: tl.constexpr, FAR: tl.constexpr):
+    """Whole-number codes, int32, of numbers already divided by their step. FAR: a whole zero may lie far from the levels.
+
+    Otherwise numbers are cut to the levels before they are rounded, which gives the same codes as the levels are whole, and 1.5 * 2^23 plus
+    such a number is rounded to a whole one whose low bits are the code: neither large numbers nor a conversion need care.
+    """
     lowest: tl.constexpr = -(1 << (BITS - 1)) if SYMMETRIC else 0
     highest: tl.constexpr = (1 << (BITS - 1)) - 1 if SYMMETRIC else (1 << BITS) - 1
-    codes = round_half_even(scaled + zero) if MINIMUM else round_half_even(scaled) + zero
-    return tl.minimum(tl.maximum(codes, lowest), highest).to(tl.int32)
+    if FAR:
+        return tl.minimum(tl.maximum(round_half_even(scaled) + zero, lowest), highest).to(tl.int32)
+    if MINIMUM:
+        near = tl.minimum(tl.maximum(scaled + zero, lowest), highest) + 12582912.0
+        return near.to(tl.int32, bitcast=True) - 0x4B400000
+    near = tl.minimum(tl.maximum(scaled, lowest - zero), highest - zero) + 12582912.0
+    return near.to(tl.int32, bitcast=True) - 0x4B400000 + zero.to(tl.int32)
 
 
 @triton.jit
 def as_float(data, BITS: tl.constexpr, SYMMETRIC: tl.constexpr):
     """Codes as float32, from the int32 that holds their bits (the low BITS, two's complement when SYMMETRIC), without a conversion.
 
-    The bits of a whole number below 2^23, with those of 2^23 above them, are 2^23 plus that number as float32: an OR and an addition, which every lane can
-    do in every cycle, where conversions go through a narrower unit.
+    The bits of a whole number below 2^23, with those of 2^23 above them, are 2^23 plus that number as float32: an OR and an addition, which
+    every lane can do in every cycle, where conversions go through a narrower unit.
     """
     SIGN: tl.constexpr = (1 << (BITS - 1)) if SYMMETRIC else 0
     code = (data & ((1 << BITS) - 1)) ^ SIGN

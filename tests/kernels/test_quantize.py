@@ -79,6 +79,19 @@ def test_with_a_float_minimum_the_codes_are_those_of_the_grids(where, bits, dtyp
         hadamard_quantize(x, QuantSpec(bits, False, number_format="int_min"))
 
 
+@pytest.mark.parametrize("exponent", [-140, -126, -90, -64, 0, 64, 100, 120])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_ties_tiny_and_huge_numbers(symmetric, exponent, device):
+    """Numbers next to the boundary between two levels, where a quotient one unit in the last place off would round the other way."""
+    peak = torch.rand(24, 1, generator=torch.Generator().manual_seed(0)).add(1).mul(2.0**exponent)
+    step = peak / 7 if symmetric else peak / 15
+    tie = (torch.arange(-8 if symmetric else 0, 7 if symmetric else 15) + 0.5) * step
+    x = torch.cat([peak, tie, tie.nextafter(2 * tie), tie.nextafter(0 * tie), peak * 2.0**-24, 0 * peak], dim=1).to(device)
+    spec = QuantSpec(4, symmetric, clip=1.0 if symmetric else "none")
+    ours, plain = quantize(x, spec, backend="triton"), grids.quantize(x, spec)
+    assert torch.equal(ours.codes().float(), plain.codes) and torch.equal(ours.step, plain.scale.step.squeeze(-1))
+
+
 @pytest.mark.parametrize("width, rows", [(64, 1), (1536, 3), (1030, 17)])
 def test_awkward_sizes(width, rows, device):
     x = awkward(rows, width, torch.bfloat16, device)

@@ -31,7 +31,7 @@ def hadamard_quantize_kernel(
     tl.store(step_ptr + row, step, mask=row < count)
     if not SYMMETRIC:
         tl.store(zero_ptr + row, zero, mask=row < count)
-    codes = grid_codes(y * (1.0 / step)[:, None], zero[:, None], BITS, SYMMETRIC, False)
+    codes = grid_codes(y * (1.0 / step)[:, None], zero[:, None], BITS, SYMMETRIC, False, False)
     store_codes(data_ptr, codes, row, row < count, N, ROWS, PADDED * MIDDLE * LAST, PACKED)
 
 

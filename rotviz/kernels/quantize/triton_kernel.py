@@ -1,6 +1,6 @@
 """Quantize and dequantize in Triton: a group is a row, read once, kept on chip between finding its range and rounding it.
 
-Division is the correctly rounded one and rounding is half to even, so that codes, steps and zeros are those of the reference to the last bit.
+Division is correctly rounded and rounding is half to even, so that codes, steps and zeros are those of the reference to the last bit.
 """
 
 import triton
@@ -10,7 +10,7 @@ from torch import Tensor
 from rotviz.device import on_device_of
 from rotviz.kernels.choice import interpreting
 from rotviz.kernels.packed import Packed
-from rotviz.kernels.tiles import grid_codes, grid_scale, store_codes, stored
+from rotviz.kernels.tiles import divided, grid_codes, grid_scale, store_codes, stored
 from rotviz.types import QuantSpec
 
 TILE = 4_096
@@ -38,8 +38,8 @@ def quantize_kernel(
     tl.store(step_ptr + row, step, mask=row_ok)
     if not SYMMETRIC:
         tl.store(zero_ptr + row, zero, mask=row_ok)
-    scaled = tl.math.div_rn(x, tl.broadcast_to(step[:, None], (ROWS, PADDED)))
-    store_codes(data_ptr, grid_codes(scaled, zero[:, None], BITS, SYMMETRIC, MINIMUM), row, row_ok, WIDTH, ROWS, PADDED, PACKED)
+    codes = grid_codes(divided(x, step), zero[:, None], BITS, SYMMETRIC, MINIMUM, not (SYMMETRIC or MINIMUM or WITH_ZERO))
+    store_codes(data_ptr, codes, row, row_ok, WIDTH, ROWS, PADDED, PACKED)
 
 
 @triton.jit
