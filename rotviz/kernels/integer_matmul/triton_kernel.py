@@ -1,7 +1,7 @@
 """Products of integer codes in Triton: int8 tensor cores with int32 sums; 4-bit codes are widened to int8 in registers. See README.md.
 
 GPUs since Hopper multiply no 4-bit integers, so int4 x int4 saves memory and bandwidth against int8 x int8, not multiplications. The even and
-odd channels of packed codes are multiplied apart, so nothing is shuffled. Unsigned 8-bit codes are moved down by 128 to fit int8, their zeros too.
+odd channels of packed codes are multiplied apart, so nothing is shuffled. Unsigned codes are moved down by half their range, their zeros too.
 """
 
 import triton
@@ -17,16 +17,23 @@ DECODE_ROWS = 16
 
 
 @triton.jit
-def planes(ptr, ok, SIGNED: tl.constexpr, PACKED: tl.constexpr):
-    """The codes at a tile of addresses as int8: those of the even and of the odd channels when packed, else the same tile twice."""
-    data = tl.load(ptr, mask=ok, other=0).to(tl.int32)
-    if PACKED:
-        first, second = data & 15, data >> 4
-        if SIGNED:
-            first, second = (first ^ 8) - 8, (second ^ 8) - 8
-        return first.to(tl.int8), second.to(tl.int8)
-    whole = data if SIGNED else data - 128
-    return whole.to(tl.int8), whole.to(tl.int8)
+def planes(ptr, ok, SIGNED: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr):
+    """The codes at a tile of addresses as int8, unsigned ones less half their range: 16 times those of the even and odd channels, or one tile twice.
+
+    A code in the upper half of a byte is 16 times itself as int8, its sign in place. Four bytes of a register are taken apart at once, which the
+    compiler does not find by itself: hence the assembly, and under the interpreter (WIDE) the same a byte at a time.
+    """
+    data = tl.load(ptr, mask=ok, other=0)
+    if not PACKED:
+        whole = (data if SIGNED else data ^ 0x80).to(tl.int8, bitcast=True)
+        return whole, whole
+    if WIDE:
+        signed = data if SIGNED else data ^ 0x88
+        return (signed << 4).to(tl.int8, bitcast=True), (signed & 0xF0).to(tl.int8, bitcast=True)
+    FLIP: tl.constexpr = "" if SIGNED else "xor.b32 word, word, 0x88888888;"
+    return tl.inline_asm_elementwise(
+        "{ .reg .b32 word; mov.b32 word, $2; " + FLIP + "and.b32 $1, word, 0xF0F0F0F0; shl.b32 word, word, 4; and.b32 $0, word, 0xF0F0F0F0; }",
+        "=&r,=&r,r", [data], dtype=(tl.int8, tl.int8), is_pure=True, pack=4)
 
 
 @triton.jit
@@ -46,14 +53,15 @@ def integer_matmul_kernel(
     for start in range(0, PER_ROW, BYTES):
         place = start + tl.arange(0, BYTES)
         inside = (place < PER_ROW)[None, :]
-        x_even, x_odd = planes(x_row + place[None, :], (m < rows)[:, None] & inside, X_SIGNED, PACKED)
-        w_even, w_odd = planes(w_row + place[None, :], (n < channels)[:, None] & inside, True, PACKED)
+        x_even, x_odd = planes(x_row + place[None, :], (m < rows)[:, None] & inside, X_SIGNED, PACKED, WIDE)
+        w_even, w_odd = planes(w_row + place[None, :], (n < channels)[:, None] & inside, True, PACKED, WIDE)
         acc = tl.dot(x_even, tl.trans(w_even), acc, out_dtype=tl.int32)
         if PACKED:
             acc = tl.dot(x_odd, tl.trans(w_odd), acc, out_dtype=tl.int32)
+    if PACKED:
+        acc >>= 8  # exact: both factors were 16 times their codes
     if not X_SIGNED:
-        shift: tl.constexpr = 0 if PACKED else 128
-        zero = tl.load(x_zero_ptr + m, mask=m < rows, other=0.0).to(tl.int32) - shift
+        zero = tl.load(x_zero_ptr + m, mask=m < rows, other=0.0).to(tl.int32) - (8 if PACKED else 128)
         acc -= zero[:, None] * tl.load(w_sum_ptr + n, mask=n < channels, other=0)[None, :]
     x_step = tl.load(x_step_ptr + m, mask=m < rows, other=0.0)
     w_step = tl.load(w_step_ptr + n, mask=n < channels, other=0.0)
