@@ -2,7 +2,8 @@
 
 Triton carries its own assembler, so a kernel can be taken all the way to machine code on a machine without a GPU. Each launch function is
 called as usual, with a compiler in the kernel's place that turns the arguments into a signature. Printed as JSON, one object a kernel:
-bytes of shared memory, registers a thread, bytes of stack a thread (registers that spilled).
+bytes of shared memory, registers a thread, bytes of stack a thread (registers that spilled), machine instructions, and how many of them read global
+memory less than four bytes at a time into registers.
 """
 
 import contextlib
@@ -64,12 +65,18 @@ def _type(value: Any) -> str:
 
 
 def _usage(cubin: bytes) -> dict[str, int]:
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        words = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    return {name.lower(): int(re.search(rf"{name}:(\d+)", words)[1]) for name in ("REG", "STACK")}
+        words, code = _run("cuobjdump", "-res-usage", file.name), _run("nvdisasm", "-c", file.name)
+    used = {name.lower(): int(re.search(rf"{name}:(\d+)", words)[1]) for name in ("REG", "STACK")}
+    lines = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", code)
+    return used | {"instructions": len(lines), "narrow": sum(bool(re.search(r"\bLDG\S*\.[US](8|16)\b", line)) for line in lines)}
+
+
+def _run(tool: str, *arguments: str) -> str:
+    path = Path(triton.__file__).parent / "backends/nvidia/bin" / tool
+    return subprocess.run([path, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def main() -> None:
@@ -84,7 +91,8 @@ def main() -> None:
     hadamard.launch(torch.empty(8, 4096), torch.empty(8, 4096), None, False)
     _products()
     x = torch.empty(64, 4096, dtype=HALF)
-    for spec, group in ((QuantSpec(4, False, Granularity.GROUP, 128), 128), (QuantSpec(8, True), 4096)):
+    minimum = QuantSpec(4, False, Granularity.GROUP, 32, number_format="int_min")
+    for spec, group in ((QuantSpec(4, False, Granularity.GROUP, 128), 128), (QuantSpec(8, True), 4096), (minimum, 32)):
         packed = room_for(x, spec, group)
         quantize.launch_quantize(x, packed, group, 1.0, True)
         quantize.launch_dequantize(packed, x)

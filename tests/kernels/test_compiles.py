@@ -25,3 +25,13 @@ def test_every_kernel_compiles_for_an_h100(tmp_path):
         "weight_only_matmul_kernel", "integer_matmul_kernel", "statistics_kernel"}
     for one in made:
         assert one["shared"] <= SHARED_LIMIT and one["stack"] <= 256, one
+    assert all(one["narrow"] == 0 for one in made if one["kernel"] in ("weight_only_matmul_kernel", "integer_matmul_kernel")), "inputs come in wide reads"
+    for four, eight in product_pairs(made):
+        assert four["instructions"] < 1.5 * eight["instructions"], "4-bit codes are taken apart four bytes at a time"
+
+
+def product_pairs(made):
+    """The integer products of 4-bit and of 8-bit codes, for few and for many rows."""
+    products = [one for one in made if one["kernel"] == "integer_matmul_kernel"]
+    assert len(products) == 4
+    return zip(products[::2], products[1::2])

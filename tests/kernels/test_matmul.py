@@ -1,5 +1,7 @@
 """Products with packed weights and of integer codes: as exact as torch allows, at awkward sizes, for one row and for many."""
 
+import re
+
 import pytest
 import torch
 from judging import assert_at_most_twice_as_wrong, draw
@@ -70,6 +72,23 @@ def test_integer_products_are_exact(width, symmetric, bits, device):
         assert torch.equal(ours, integer_matmul(x, weight, channel_sums(weight), backend="triton"))
         truth = dequantize(x, backend="torch").double() @ dequantize(weight, backend="torch").double().T
         torch.testing.assert_close(ours.double(), truth, rtol=0, atol=float(truth.abs().max()) * 8 * 2.0**-23)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_assembly_takes_bytes_apart(signed):
+    """The interpreter takes another branch, so the four instructions are carried out here, on every byte in every place of a register."""
+    from rotviz.kernels.integer_matmul import triton_kernel
+
+    text = (triton_kernel.HALVES if signed else triton_kernel.HALVES_FLIPPED).value
+    operations = {"mov": lambda a: a, "and": lambda a, b: a & b, "xor": lambda a, b: a ^ b, "shl": lambda a, b: a << b & 0xFFFFFFFF}
+    for byte in range(256):
+        data = bytes((byte * k + 37 * k) % 256 for k in (1, 3, 5, 7))
+        held = {"$2": int.from_bytes(data, "little")}
+        for name, target, *sources in re.findall(r"(mov|and|xor|shl)\.b32 (\S+), (\S+?)(?:, (\S+))?;", text):
+            held[target] = operations[name](*(held[s] if s in held else int(s, 0) for s in sources if s))
+        for register, codes in (("$0", [d & 15 for d in data]), ("$1", [d >> 4 for d in data])):
+            wanted = [16 * ((c ^ 8) - 8) if signed else 16 * (c - 8) for c in codes]
+            assert [b - 256 if b > 127 else b for b in held[register].to_bytes(4, "little")] == wanted
 
 
 def test_the_largest_sums_fit(device):

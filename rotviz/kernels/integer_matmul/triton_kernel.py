@@ -14,6 +14,15 @@ from rotviz.kernels.packed import Packed
 from rotviz.kernels.tiles import stored
 
 DECODE_ROWS = 16
+HALVES = tl.constexpr("""{
+    .reg .b32 word;
+    mov.b32 word, $2;
+    and.b32 $1, word, 0xF0F0F0F0;
+    shl.b32 word, word, 4;
+    and.b32 $0, word, 0xF0F0F0F0;
+}""")
+HALVES_FLIPPED = tl.constexpr(HALVES.value.replace("mov.b32 word, $2", "xor.b32 word, $2, 0x88888888"))
+"""Four packed bytes ($2) as four int8 of the even ($0) and four of the odd channels ($1), 16 times the codes; unsigned ones less 8."""
 
 
 @triton.jit
@@ -30,10 +39,8 @@ def planes(ptr, ok, SIGNED: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constex
     if WIDE:
         signed = data if SIGNED else data ^ 0x88
         return (signed << 4).to(tl.int8, bitcast=True), (signed & 0xF0).to(tl.int8, bitcast=True)
-    FLIP: tl.constexpr = "" if SIGNED else "xor.b32 word, word, 0x88888888;"
     return tl.inline_asm_elementwise(
-        "{ .reg .b32 word; mov.b32 word, $2; " + FLIP + "and.b32 $1, word, 0xF0F0F0F0; shl.b32 word, word, 4; and.b32 $0, word, 0xF0F0F0F0; }",
-        "=&r,=&r,r", [data], dtype=(tl.int8, tl.int8), is_pure=True, pack=4)
+        HALVES if SIGNED else HALVES_FLIPPED, "=&r,=&r,r", [data], dtype=(tl.int8, tl.int8), is_pure=True, pack=4)
 
 
 @triton.jit
