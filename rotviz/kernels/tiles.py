@@ -33,28 +33,13 @@ def sylvester_tile(SIZE: tl.constexpr, ORDER: tl.constexpr):
 
 
 @triton.jit
-def dot_left(h, x, acc, PIECES: tl.constexpr, WIDE: tl.constexpr):
-    """acc + h x with h [M, K] of +-1 or 0 in any dtype and x [K, N] float32 in that many bfloat16 pieces."""
+def dot_exact(x, h, acc, PIECES: tl.constexpr, WIDE: tl.constexpr):
+    """acc + x h with x [M, K] float32 in that many bfloat16 pieces and h [K, N] of +-1 or 0 in any dtype."""
     rest = x
     for _ in tl.static_range(PIECES):
         piece = rest.to(tl.bfloat16)
         if WIDE:
-            acc = tl.dot(h.to(tl.float32), piece.to(tl.float32), acc, input_precision="ieee")
-        else:
-            acc = tl.dot(h.to(tl.bfloat16), piece, acc)
-        rest = rest - piece.to(tl.float32)
-    return acc
-
-
-@triton.jit
-def dot_right(x, h, PIECES: tl.constexpr, WIDE: tl.constexpr):
-    """x h with x [M, K] float32 in that many bfloat16 pieces and h [K, N] of +-1 or 0."""
-    acc = tl.zeros((x.shape[0], h.shape[1]), dtype=tl.float32)
-    rest = x
-    for _ in tl.static_range(PIECES):
-        piece = rest.to(tl.bfloat16)
-        if WIDE:
-            acc = tl.dot(piece.to(tl.float32), h, acc, input_precision="ieee")
+            acc = tl.dot(piece.to(tl.float32), h.to(tl.float32), acc, input_precision="ieee")
         else:
             acc = tl.dot(piece, h.to(tl.bfloat16), acc)
         rest = rest - piece.to(tl.float32)

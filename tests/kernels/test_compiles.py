@@ -1,4 +1,4 @@
-"""Every kernel compiles for an H100, down to machine code, without one: shapes, layouts and shared memory fit, and nothing spills by much.
+"""Every kernel compiles for a data-center GPU and for a 24 GB card, down to machine code, without either: shared memory fits, little spills.
 
 That it also runs there is for test_gpu.py to say.
 """
@@ -9,23 +9,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
-SHARED_LIMIT = 227 * 1024
-"""Bytes of shared memory that one block of an H100 can have."""
+SHARED_LIMIT = {86: 99 * 1024, 90: 227 * 1024}
+"""Bytes of shared memory that one block can have, by compute capability: 86 is a GeForce RTX 3090's (a 4090's, 89, has as much), 90 an H100's."""
+PRODUCTS = ("weight_only_matmul_kernel", "integer_matmul_kernel")
 
 
-def test_every_kernel_compiles_for_an_h100(tmp_path):
+@pytest.mark.parametrize("capability", SHARED_LIMIT)
+def test_every_kernel_compiles(capability, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment |= {"PYTHONPATH": str(HERE.parents[1]), "TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    found = subprocess.run([sys.executable, "-W", "ignore", HERE / "compiling.py"], env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-W", "ignore", HERE / "compiling.py", str(capability)]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr[-3000:]
     made = [json.loads(line) for line in found.stdout.splitlines()]
     assert {m["kernel"] for m in made} == {
         "hadamard_kernel", "hadamard_quantize_kernel", "quantize_kernel", "dequantize_kernel", "pack_kernel", "unpack_kernel",
         "weight_only_matmul_kernel", "integer_matmul_kernel", "statistics_kernel"}
     for one in made:
-        assert one["shared"] <= SHARED_LIMIT and one["stack"] <= 256, one
-    assert all(one["narrow"] == 0 for one in made if one["kernel"] in ("weight_only_matmul_kernel", "integer_matmul_kernel")), "inputs come in wide reads"
+        assert one["shared"] <= SHARED_LIMIT[capability] and one["stack"] <= 256, one
+    assert all(one["narrow"] == 0 for one in made if one["kernel"] in PRODUCTS), "inputs come in wide reads"
     for four, eight in product_pairs(made):
         assert four["instructions"] < 1.5 * eight["instructions"], "4-bit codes are taken apart four bytes at a time"
 

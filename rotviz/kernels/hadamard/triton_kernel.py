@@ -14,7 +14,7 @@ from torch import Tensor
 from rotviz.device import on_device_of
 from rotviz.kernels.choice import interpreting
 from rotviz.kernels.hadamard.plan import Plan, pieces_for, plan
-from rotviz.kernels.tiles import dot_left, dot_right, stored, sylvester_tile
+from rotviz.kernels.tiles import dot_exact, stored, sylvester_tile
 from rotviz.numerics.hadamard import base_matrix, hadamard_base, sylvester
 
 
@@ -31,7 +31,7 @@ def turned(
     row = first_row + column // S
     within = column % S
     out_index = tl.arange(0, PADDED)
-    acc = tl.zeros((PADDED, COLUMNS), dtype=tl.float32)
+    acc = tl.zeros((COLUMNS, PADDED), dtype=tl.float32)
     for start in range(0, PADDED, CHUNK):
         index = start + tl.arange(0, CHUNK)
         offset = index[:, None] * S + within[None, :]
@@ -40,20 +40,21 @@ def turned(
         if SIGNED:
             flips = tl.load(signs_ptr + offset, mask=ok, other=0).to(tl.float32)
             tile = (tile.to(tl.float32) * flips).to(x_ptr.dtype.element_ty)  # exact
-        h = tl.load(table_ptr + out_index[:, None] * table_out + index[None, :] * table_in)
+        h = tl.load(table_ptr + out_index[None, :] * table_out + index[:, None] * table_in)
         if PIECES_FIRST > 1:
-            acc = dot_left(h, tile.to(tl.float32), acc, PIECES_FIRST, WIDE)
+            acc = dot_exact(tl.trans(tile.to(tl.float32)), h, acc, PIECES_FIRST, WIDE)
         elif WIDE:
-            acc = tl.dot(h.to(tl.float32), tile.to(tl.float32), acc, input_precision="ieee")
+            acc = tl.dot(tl.trans(tile.to(tl.float32)), h.to(tl.float32), acc, input_precision="ieee")
         else:
-            acc = tl.dot(h.to(tile.dtype), tile, acc)
-    acc = acc * scale
+            acc = tl.dot(tl.trans(tile), h.to(tile.dtype), acc)
+    acc = tl.trans(acc * scale)
     if LAST > 1:
         SIDE: tl.constexpr = LAST if LAST >= 16 else 16
-        acc = dot_right(tl.reshape(acc, (PADDED * COLUMNS // SIDE, SIDE)), sylvester_tile(SIDE, LAST), PIECES, WIDE)
+        flat = tl.reshape(acc, (PADDED * COLUMNS // SIDE, SIDE))
+        acc = dot_exact(flat, sylvester_tile(SIDE, LAST), tl.zeros_like(flat), PIECES, WIDE)
     if MIDDLE > 1:
         flat = tl.reshape(tl.permute(tl.reshape(acc, (PADDED * ROWS, MIDDLE, LAST)), (0, 2, 1)), (PADDED * ROWS * LAST, MIDDLE))
-        flat = dot_right(flat, sylvester_tile(MIDDLE, MIDDLE), PIECES, WIDE)
+        flat = dot_exact(flat, sylvester_tile(MIDDLE, MIDDLE), tl.zeros_like(flat), PIECES, WIDE)
         acc = tl.permute(tl.reshape(flat, (PADDED * ROWS, LAST, MIDDLE)), (0, 2, 1))
     return tl.reshape(tl.permute(tl.reshape(acc, (PADDED, ROWS, S)), (1, 0, 2)), (ROWS, PADDED * S))
 
