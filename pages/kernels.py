@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import streamlit as st
+import torch
 
 from rotviz.deployment.shelf import deployed_folder, described, is_deployed, kept_benchmark, refusal
-from rotviz.device import resolve_device
+from rotviz.device import resolve_device, tensor_cores_missing
 from rotviz.errors import BadInput
 from rotviz.kernels.bench import Ceilings, Row, measure
 from rotviz.kernels.cost import SHAPES, Shape, memory_by_part, online_rotations
@@ -183,15 +184,23 @@ def _speed() -> None:
 def _kernels() -> None:
     """What this machine was measured to do."""
     st.subheader("Kernels on this machine")
-    gpu = resolve_device("auto").type == "cuda"
-    if not gpu:
-        st.info("This machine shows no GPU, so the Triton kernels are not measured here. What can be measured is their references in torch on the "
-                "CPU. On a GPU server: python -m rotviz bench kernels --json.", icon=":material/memory:")
-    st.button("Measure" if gpu else "Measure the references", key="kgo", icon=":material/speed:", on_click=_want)
+    missing = _missing(resolve_device("auto"))
+    if missing:
+        st.info(missing, icon=":material/memory:")
+    st.button("Measure the references" if missing else "Measure", key="kgo", icon=":material/speed:", on_click=_want)
     if st.session_state.pop(WANTED, False):
         st.session_state[MEASURED] = _measured()
     if MEASURED in st.session_state:
-        _rows(*st.session_state[MEASURED], gpu)
+        _rows(*st.session_state[MEASURED])
+
+
+def _missing(device: torch.device) -> str | None:
+    """Why the Triton kernels cannot be measured here and what can, or None."""
+    if device.type != "cuda":
+        return ("This machine shows no GPU, so the Triton kernels are not measured here. What can be measured is their references in torch on the "
+                "CPU. On a GPU server: python -m rotviz bench kernels --json.")
+    why = tensor_cores_missing(device)
+    return why and f"No operation's Triton kernel runs on this GPU: {why}. Their references in torch do, and are what is measured here."
 
 
 def _want() -> None:
@@ -210,8 +219,8 @@ def _watched(say: Callable[[float, str], None]) -> Iterator[Ceilings | Row]:
         yield found
 
 
-def _rows(ceilings: Ceilings, rows: list[Row], gpu: bool) -> None:
-    who = "triton" if gpu else "torch"
+def _rows(ceilings: Ceilings, rows: list[Row]) -> None:
+    who = "triton" if any(r.seconds["triton"] is not None for r in rows) else "torch"
     left, right = st.columns(2)
     left.metric("Copy rate", f"{ceilings.copy_bytes / 1e9:,.4g} GB/s")
     right.metric(f"Matrix rate, {ceilings.dtype}", f"{ceilings.matrix_operations / 1e12:,.3g} TFLOP/s")
@@ -219,7 +228,7 @@ def _rows(ceilings: Ceilings, rows: list[Row], gpu: bool) -> None:
     show(draw_roofline([r.kernel for r in timed], [r.size for r in timed], np.array([2.0 * r.multiply_adds for r in timed]),
                        np.array([float(r.bytes) for r in timed]), np.array([r.seconds[who] for r in timed]), copy_rate=ceilings.copy_bytes,
                        matrix_rate=ceilings.matrix_operations), "roofline",
-         caption="Each point is a kernel at one size." if gpu else "Each point is a reference in torch on the CPU, not a Triton kernel.")
+         caption="Each point is a kernel at one size." if who == "triton" else "Each point is a reference in torch, not a Triton kernel.")
     st.dataframe(pd.DataFrame([_line(r) for r in rows]), hide_index=True, key="kernel-rows")
 
 

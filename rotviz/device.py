@@ -91,6 +91,21 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
+def tensor_cores_missing(device: torch.device) -> str | None:
+    """Why a GPU's tensor cores cannot do what the Triton kernels ask of them, or None; None too where there is no GPU.
+
+    They multiply bfloat16 and 8-bit integers, and read memory asynchronously: NVIDIA's from compute capability 8.0 (Ampere) on.
+    """
+    if device.type != "cuda":
+        return None
+    if torch.version.hip is not None:
+        return "it is written for NVIDIA's GPUs"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        return f"it needs compute capability 8.0 or later (Ampere), and {torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
+    return None
+
+
 def timed(run: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
     """Seconds of each of `repeats` runs, after one that is not counted.
 

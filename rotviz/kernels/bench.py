@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from rotviz.device import describe, timed
+from rotviz.errors import BadInput
 from rotviz.kernels.choice import triton_installed
 from rotviz.kernels.cost import rotation_operations
 from rotviz.kernels.hadamard import hadamard
@@ -108,11 +109,22 @@ def measure_case(case: Case, ceilings: Ceilings, device: torch.device, repeats: 
     """Time the reference, the kernel where it can run, and the others."""
     runs: dict[str, Callable[[], object] | None] = {
         "torch": lambda: case.run("torch"),
-        "triton": (lambda: case.run("triton")) if device.type == "cuda" and triton_installed() else None, **case.others}
+        "triton": kernel_of(case, device), **case.others}
     seconds = {name: None if run is None else statistics.median(timed(run, device, repeats)) for name, run in runs.items()}
     floor = max(case.bytes / ceilings.copy_bytes, 2 * case.multiply_adds / ceilings.matrix_operations)
     share = floor / seconds["triton"] if seconds["triton"] else None
     return Row(case.kernel, case.size, ceilings.dtype, case.bytes, case.multiply_adds, seconds, floor, share, floor / seconds["torch"])
+
+
+def kernel_of(case: Case, device: torch.device) -> Callable[[], object] | None:
+    """The kernel's run, or None where this machine cannot run it or its GPU has too little room for the size."""
+    if device.type != "cuda" or not triton_installed():
+        return None
+    try:
+        case.run("triton")
+    except BadInput:
+        return None
+    return lambda: case.run("triton")
 
 
 def cases(device: torch.device, dtype: torch.dtype, small: bool) -> Iterator[Case]:

@@ -1,6 +1,7 @@
 """Which of two twins runs: the reference in torch, or the Triton kernel.
 
-    auto     the kernel for a tensor on a GPU where Triton is installed and the kernel covers the shape; otherwise the reference
+    auto     the kernel for a tensor on a GPU that can run it, where Triton is installed and the kernel covers the shape; otherwise the
+             reference
     torch    the reference
     triton   the kernel; a refusal in words where it cannot run. On the CPU it runs only under Triton's interpreter (TRITON_INTERPRET=1, set
              before Triton is imported): slow, and there to check the kernel where no GPU is at hand
@@ -10,9 +11,11 @@ Nothing is decided at import, and Triton is imported only when a kernel is about
 
 import importlib.util
 import os
+from collections.abc import Callable
 
 from torch import Tensor
 
+from rotviz.device import tensor_cores_missing
 from rotviz.errors import BadInput, not_among
 
 BACKENDS = ("auto", "torch", "triton")
@@ -41,10 +44,32 @@ def takes_triton(x: Tensor, backend: str, obstacle: str | None = None) -> bool:
     """
     if backend not in BACKENDS:
         raise not_among("backend", backend, BACKENDS)
+    obstacle = obstacle or tensor_cores_missing(x.device)
     if backend == "triton":
         _require(x, obstacle)
         return True
     return backend == "auto" and x.is_cuda and obstacle is None and triton_installed()
+
+
+def fits(backend: str, launch: Callable[..., None], *arguments: object) -> bool:
+    """Launch a kernel whose tiles may be too large for the GPU at hand; False if they are and "auto" may take the reference.
+
+    How much shared memory a kernel needs is known once it is compiled, and how much there is differs from GPU to GPU: 99 KB a block on a
+    GeForce RTX 3090 or 4090, 163 KB on an A100, 227 KB on an H100.
+
+    Raises:
+        BadInput: the backend is triton and the kernel does not fit.
+    """
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        launch(*arguments)
+    except OutOfResources as found:
+        if backend == "triton":
+            raise BadInput(f"the Triton kernel does not cover this call: it takes {found.required:,} bytes of {found.name}, and this GPU has "
+                           f"{found.limit:,}; use backend = 'auto' or 'torch'") from None
+        return False
+    return True
 
 
 def _require(x: Tensor, obstacle: str | None) -> None:

@@ -7,7 +7,8 @@ import torch
 
 from rotviz.cli import main
 from rotviz.device import timed
-from rotviz.kernels.bench import Ceilings, cases, measure_case
+from rotviz.errors import BadInput
+from rotviz.kernels.bench import Case, Ceilings, cases, kernel_of, measure_case
 
 CPU = torch.device("cpu")
 
@@ -30,6 +31,16 @@ def test_the_floor_is_the_nearer_ceiling():
     row = measure_case(case, slow_memory, CPU, 1)
     assert row.seconds["triton"] is None and row.share is None and row.torch_share == pytest.approx(row.floor / row.seconds["torch"])
     assert len(timed(lambda: None, CPU, 3)) == 3
+
+
+def test_a_size_that_the_gpu_has_no_room_for_is_not_measured_and_the_others_are():
+    def refused(backend):
+        raise BadInput("it takes 131,072 bytes of shared memory")
+
+    fitting, large = (Case("hadamard", "", 1, 1, run) for run in (lambda backend: None, refused))
+    assert kernel_of(large, torch.device("cuda")) is None
+    assert kernel_of(fitting, torch.device("cuda")) is not None
+    assert kernel_of(fitting, CPU) is None
 
 
 def test_the_command_says_what_was_not_measured(capsys):

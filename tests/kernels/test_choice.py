@@ -1,6 +1,7 @@
 """Who runs: the reference without being asked, the kernel where it can, a refusal in words where it cannot; Triton is not imported on the way in."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import rotviz.kernels.hadamard as kernels_hadamard
+import rotviz.kernels.hadamard_quantize as kernels_fused
+from rotviz.device import tensor_cores_missing
 from rotviz.errors import BadInput, UnknownName
 from rotviz.kernels.choice import interpreting, takes_triton
+from rotviz.kernels.hadamard import hadamard
+from rotviz.kernels.hadamard_quantize import hadamard_quantize
+from rotviz.types import QuantSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +33,39 @@ def test_on_the_cpu_the_reference_runs_unless_the_kernel_is_asked_for(monkeypatc
         takes_triton(x, "triton", "not a power of two")
     with pytest.raises(UnknownName, match="did you mean 'triton'"):
         takes_triton(x, "tritn")
+
+
+@pytest.mark.parametrize("capability, hip, words", [((7, 5), None, "8.0 or later .* has 7.5"), ((9, 4), "6.4", "NVIDIA"), ((8, 0), None, None)])
+def test_a_gpu_whose_tensor_cores_cannot_is_refused_in_words(capability, hip, words, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a GPU")
+    found = tensor_cores_missing(torch.device("cuda"))
+    assert found is None if words is None else re.search(words, found)
+    assert tensor_cores_missing(torch.device("cpu")) is None
+
+
+def test_a_kernel_that_does_not_fit_the_gpu_leaves_the_call_to_the_reference(monkeypatch):
+    from triton.runtime.errors import OutOfResources
+
+    import rotviz.kernels.hadamard.triton_kernel as transform
+    import rotviz.kernels.hadamard_quantize.triton_kernel as fused
+
+    def launch(*arguments):
+        raise OutOfResources(131_072, 101_376, "shared memory")
+
+    x, spec = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)).requires_grad_(), QuantSpec(4, False)
+    plain, codes = hadamard(x, backend="torch"), hadamard_quantize(x.detach(), spec, backend="torch")
+    for module in (transform, fused):
+        monkeypatch.setattr(module, "launch", launch)
+    for module in (kernels_hadamard, kernels_fused):
+        monkeypatch.setattr(module, "takes_triton", lambda *given: True)  # as for a tensor on a GPU
+    turned, packed = hadamard(x), hadamard_quantize(x.detach(), spec)
+    assert torch.equal(turned, plain) and torch.equal(packed.data, codes.data) and torch.equal(packed.step, codes.step)
+    assert torch.equal(*(torch.autograd.grad(y.sum(), x)[0] for y in (turned, plain)))
+    for call in (lambda: hadamard(x, backend="triton"), lambda: hadamard_quantize(x.detach(), spec, backend="triton")):
+        with pytest.raises(BadInput, match="131,072 bytes of shared memory, and this GPU has 101,376"):
+            call()
 
 
 def test_nothing_imports_triton_on_the_way_in():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from judging import assert_at_most_twice_as_wrong, draw, signs_for
 
-from rotviz.device import resolve_device
+from rotviz.device import resolve_device, tensor_cores_missing
+from rotviz.errors import BadInput
 from rotviz.kernels.bench import Ceilings, Row, measure
 from rotviz.kernels.hadamard import hadamard
 from rotviz.kernels.hadamard_quantize import hadamard_quantize
@@ -16,7 +17,8 @@ from rotviz.kernels.weight_only_matmul import weight_only_matmul
 from rotviz.numerics.rotation import HadamardRotation
 from rotviz.types import Granularity, QuantSpec
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(resolve_device("auto").type == "cpu", reason="no CUDA device: kernels run interpreted instead")]
+MISSING = "no CUDA device: kernels run interpreted instead" if resolve_device("auto").type == "cpu" else tensor_cores_missing(resolve_device("auto"))
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -39,7 +41,11 @@ def test_transform(n, dtype, device):
 def test_fused(n, bits, symmetric, device):
     x, spec = draw(513, n, dtype=torch.bfloat16, device=device), QuantSpec(bits, symmetric, clip=0.9)
     turned = HadamardRotation(n).apply(x.double())
-    wrong, allowed = (dequantize(hadamard_quantize(x, spec, backend=b), backend="torch").double() - turned for b in ("triton", "torch"))
+    try:
+        ours = hadamard_quantize(x, spec, backend="triton")
+    except BadInput as found:
+        pytest.skip(str(found))  # too little shared memory for the widest rows
+    wrong, allowed = (dequantize(codes, backend="torch").double() - turned for codes in (ours, hadamard_quantize(x, spec, backend="torch")))
     assert wrong.norm() <= 1.01 * allowed.norm()
 
 

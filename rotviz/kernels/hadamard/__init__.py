@@ -3,14 +3,15 @@
     y = x D H_n / sqrt(n)            undone by            x = y H_n^T D / sqrt(n),          D = diag(signs), H_n = H_K (x) S_(2^t)
 
 It is what `rotviz.numerics.rotation.HadamardRotation` applies, in one read and one write of memory. On a GPU the Triton kernel runs (rows of
-up to 32,768 numbers after padding; float32, bfloat16, float16), elsewhere the reference. README.md has the maths and the tiling.
+up to 32,768 numbers after padding that fit its shared memory; float32, bfloat16, float16), elsewhere the reference. README.md has the maths and
+the tiling.
 """
 
 import torch
 from torch import Tensor
 
 from rotviz.errors import BadInput
-from rotviz.kernels.choice import takes_triton
+from rotviz.kernels.choice import fits, takes_triton
 from rotviz.kernels.hadamard import reference
 from rotviz.kernels.hadamard.plan import plan
 
@@ -35,7 +36,7 @@ def hadamard(x: Tensor, signs: Tensor | None = None, *, inverse: bool = False, b
     check(x, signs)
     if not takes_triton(x, backend, obstacle(x)):
         return reference.hadamard(x, signs, inverse)
-    return _Transform.apply(x, None if signs is None else signs.to(x.device, torch.int8), inverse)
+    return _Transform.apply(x, None if signs is None else signs.to(x.device, torch.int8), inverse, backend)
 
 
 def obstacle(x: Tensor) -> str | None:
@@ -59,15 +60,16 @@ class _Transform(torch.autograd.Function):
     """The kernel with its derivative: the transform is linear and orthogonal, so gradients go back through the inverse."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, signs: Tensor | None, inverse: bool) -> Tensor:
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, signs: Tensor | None, inverse: bool, backend: str) -> Tensor:
         from rotviz.kernels.hadamard.triton_kernel import launch
 
-        ctx.signs, ctx.inverse = signs, inverse
+        ctx.signs, ctx.inverse, ctx.backend = signs, inverse, backend
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         turned = torch.empty_like(rows)
-        launch(rows, turned, signs, inverse)
+        if not fits(backend, launch, rows, turned, signs, inverse):
+            turned = reference.hadamard(rows, signs, inverse)
         return turned.reshape(x.shape)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
-        return _Transform.apply(upstream, ctx.signs, not ctx.inverse), None, None
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Transform.apply(upstream, ctx.signs, not ctx.inverse, ctx.backend), None, None, None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rotviz.errors import BadInput
-from rotviz.kernels.choice import takes_triton
+from rotviz.kernels.choice import fits, takes_triton
 from rotviz.kernels.hadamard import check
 from rotviz.kernels.hadamard import obstacle as transform_obstacle
 from rotviz.kernels.hadamard_quantize import reference
@@ -43,6 +43,7 @@ def hadamard_quantize(x: Tensor, spec: QuantSpec, signs: Tensor | None = None, *
 
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     packed = room_for(x, spec, x.shape[-1])
-    if rows.numel():
-        launch(rows, packed, None if signs is None else signs.to(x.device, torch.int8), ratio)
+    flips = None if signs is None else signs.to(x.device, torch.int8)
+    if rows.numel() and not fits(backend, launch, rows, packed, flips, ratio):
+        return reference.hadamard_quantize(x, spec, signs)
     return packed

@@ -1,11 +1,12 @@
 """y = x W^T in Triton with weights that stay packed until they are in registers. README.md has the maths and the tiling.
 
-The two codes of a byte belong to neighbouring channels, so a block of bytes is two planes of weights, of the even and of the odd channels, and
+The two codes of a byte belong to neighbouring channels. They are taken apart and put side by side in registers, so that x is read as it lies, and
+the weights are the first operand of the product, which may come from registers:
 
-    x W^T = x_even W_even^T + x_odd W_odd^T
+    y^T = W x^T
 
-needs no shuffling. Codes less their zero are small whole numbers, exact in 16 bits; the step multiplies the block's sum in float32, once an
-output instead of once a weight.
+Codes less their zero are small whole numbers, exact in 16 bits; the step multiplies the block's sum in float32, once an output instead of once a
+weight.
 """
 
 import torch
