@@ -28,7 +28,7 @@ from rotviz.quantizers import QUANTIZERS, is_calibrated
 from rotviz.types import Granularity, QuantSpec
 
 SMALL = {"text": {"windows": 1, "length": 48, "samples": 2}, "weights": {"omniquant": {"epochs": 1}, "rounding": {"iterations": 4, "batch": 2}}}
-BITS = {"W4A16KV16": (4, 16, 16), "W4A4KV4": (4, 4, 4), "W8A8KV8": (8, 8, 8), "W4A16KV4": (4, 16, 4)}
+BITS = {"W4A16KV16": (4, 16, 16), "W4A4KV4": (4, 4, 4), "W8A8KV8": (8, 8, 8), "W4A16KV4": (4, 16, 4), "W4A4KV16": (4, 4, 16)}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -121,9 +121,13 @@ OPERATIONS = ("hadamard", "hadamard_quantize", "quantize", "integer_matmul", "we
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.parametrize(("bits", "changes"), [("W4A16KV4", ()), ("W4A4KV4", ()), ("W4A4KV4", MINIMA)], ids=str)
+@pytest.mark.parametrize(("bits", "changes"), [("W4A16KV4", ()), ("W4A4KV4", ()), ("W4A4KV16", MINIMA)], ids=str)
 def test_the_triton_kernels_carry_it_out(bits, changes, monkeypatch):
-    """Interpreted on the CPU where there is no GPU: what a GPU would be told to do, with the references taken away."""
+    """Interpreted on the CPU where there is no GPU: what a GPU would be told to do, with the references taken away.
+
+    Values of the first token that come from a 4-bit cache lie on its grid, and of their range int_min's 15 steps make exact ties, which another
+    order of sums decides otherwise: hence a cache of 16 bits there.
+    """
     made = recipe("tiny-llama", bits, ("kv.symmetric", True), *changes)
     ids, wanted, deployed = tokens(6), finish(quantized_model(made)), deploy(made)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -132,7 +136,7 @@ def test_the_triton_kernels_carry_it_out(bits, changes, monkeypatch):
     for name in OPERATIONS:
         monkeypatch.setattr(f"rotviz.kernels.{name}.reference.{name}", None)
     found = deployed.model(ids, use_cache=False).logits
-    assert away(wanted(ids, use_cache=False).logits, found).median() < 1e-3
+    assert away(wanted(ids, use_cache=False).logits, found).median() < 1e-5
 
 
 def test_a_cache_gives_the_logits_of_no_cache():
