@@ -8,7 +8,7 @@ from rotviz.errors import BadInput
 from rotviz.kernels.statistics import BINS, edges, site_statistics
 from rotviz.numerics.statistics import summarize, top_channels
 
-# a tile's mean is rounded to 2^-24 of it and its sums to some units in the last place of float32
+# a share's sums are rounded to some units in the last place of float32
 MOMENTS = 16 * 2.0**-23
 
 
@@ -61,12 +61,46 @@ def test_tokens_may_be_shared_out(splits, device):
     assert ours.moments.kurtosis == pytest.approx(plain.moments.kurtosis, rel=MOMENTS)
 
 
-@pytest.mark.parametrize("splits", [1, 3])
-def test_of_equal_peaks_the_first_counts(splits, device):
+def test_a_share_has_an_end(device):
+    """Of 35 tiles one program looks at 32 at most, in whatever dtype."""
     from rotviz.kernels.statistics.triton_kernel import launch
 
-    x = torch.zeros(96, 8, device=device)
-    x[[5, 40, 80], [1, 1, 1]] = torch.tensor([-7.0, 7.0, 7.0], device=device)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = site(1100, 8, dtype, device)
+        x[1050, 3] = x[1060, 3] = -600.0
+        ours, plain = launch(x, 1), site_statistics(x, backend="torch")
+        assert torch.equal(ours.counts, plain.counts) and torch.equal(ours.peak_tokens, plain.peak_tokens) and ours.peak_tokens[3] == 1050
+        assert ours.moments.kurtosis == pytest.approx(plain.moments.kurtosis, rel=MOMENTS)
+
+
+@pytest.mark.parametrize("first, rest", [(1e-30, 1e3), (0.0, 1e-12), (0.0, 1e20), (1e20, 1e-12), (3e38, 1.0), (1e-40, 1.0)])
+def test_a_first_tile_that_is_like_nothing_after_it(first, rest, device):
+    x = draw(96, 64, device=device)
+    x[:32] = x[:32] / x[:32].abs().max() * first
+    x[32:] *= rest
+    ours, plain = (site_statistics(x, backend=backend) for backend in ("triton", "torch"))
+    assert torch.equal(ours.counts, plain.counts) and torch.equal(ours.peaks, plain.peaks) and torch.equal(ours.peak_tokens, plain.peak_tokens)
+    assert ours.moments.std == pytest.approx(plain.moments.std, rel=MOMENTS) and ours.moments.mean == pytest.approx(plain.moments.mean, rel=MOMENTS)
+    assert ours.moments.kurtosis == pytest.approx(plain.moments.kurtosis, rel=MOMENTS)
+
+
+def test_a_mean_that_jumps_after_the_first_tile(device):
+    """Sums about the first tile's mean are then up to as many times larger than the central ones as a share has tiles."""
+    from rotviz.kernels.statistics.triton_kernel import launch
+
+    x = draw(1024, 64, device=device) + 100
+    x[:32] -= 100
+    ours, plain = launch(x, 1).moments, site_statistics(x, backend="torch").moments
+    assert ours.std == pytest.approx(plain.std, rel=32 * MOMENTS) and ours.kurtosis == pytest.approx(plain.kurtosis, rel=32 * MOMENTS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("splits", [1, 3])
+def test_of_equal_peaks_the_first_counts(splits, dtype, device):
+    from rotviz.kernels.statistics.triton_kernel import launch
+
+    x = torch.zeros(96, 8, dtype=dtype, device=device)
+    x[[5, 40, 80], [1, 1, 1]] = torch.tensor([-7.0, 7.0, 7.0], dtype=dtype, device=device)
     assert launch(x, splits).peak_tokens.tolist() == [0, 5, 0, 0, 0, 0, 0, 0] == site_statistics(x, backend="torch").peak_tokens.tolist()
 
 

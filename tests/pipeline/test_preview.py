@@ -63,7 +63,7 @@ def flows(wanted: Recipe) -> tuple[dict, float]:
             handle.remove()
         for (m, (x, _)), g in zip(seen.items(), gradients):
             kept.setdefault(names[m], []).append((m.weight.detach(), x.detach()[0].double(), g[0].double()))
-        losses += float(loss)
+        losses += float(loss.detach())
     return kept, losses
 
 
