@@ -176,7 +176,7 @@ def _blocks(records: list[RunRecord]) -> None:
         st.info("The first run has no site in common with the others, or they differ in depth: there is no cell to compare.")
         return
     st.markdown("##### Errors against the first run, cell by cell")
-    st.caption("Blue: smaller than the first run's there; orange: larger. One colour scale for all.")
+    st.caption("Blue: smaller than the first run's there; orange: larger. One color scale for all.")
     cells = st.columns(2) if len(maps) > 1 else [st.container()]
     for i, (name, drawing) in enumerate(maps.items()):
         with cells[i % len(cells)]:

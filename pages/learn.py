@@ -55,7 +55,7 @@ from rotviz.ui.learning import (
     verdict_words,
 )
 from rotviz.ui.live import live_queue, stopped_runs
-from rotviz.ui.pace import estimate
+from rotviz.ui.pace import sentence
 from rotviz.ui.runs import already_done, safe
 from rotviz.ui.show import show
 from rotviz.ui.turns import LAST_SEED, pick_name, pick_slots, pick_spec, saved_turn, spec_words
@@ -139,7 +139,7 @@ def queue_button(recipes: Sequence[Recipe]) -> None:
         st.button(f"Put {count(len(wanted), 'run')} on the queue" if wanted else "Put on the queue", type="primary", key="go", disabled=not wanted,
                   on_click=queue_runs, args=(wanted,), icon=":material/model_training:")
         known = f" {count(len(done), 'run')} of these settings {'has' if len(done) == 1 else 'have'} a result already." if done else ""
-        st.caption((f"{estimate(wanted)[:1].upper()}{estimate(wanted)[1:]}." if wanted else "" if recipes else "Choose a method.") + known)
+        st.caption((sentence(wanted) if wanted else "" if recipes else "Choose a method.") + known)
 
 
 # What was learned

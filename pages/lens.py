@@ -26,7 +26,7 @@ from rotviz.ui.turns import pick_slots, pick_spec, pick_turn, spec_words, warn_i
 from rotviz.ui.words import number_words, percent, token_words
 
 CELLS = (96, 144)
-HEAVY = 100  # a crest factor beyond which colours are logarithmic
+HEAVY = 100  # a crest factor beyond which colors are logarithmic
 KINDS = {"all tokens": "all", "massive tokens": "massive", "ordinary tokens": "ordinary"}
 SHARE = 0.9
 
@@ -50,7 +50,7 @@ def apart(now: Stop) -> str:
 
 
 def pictures(view: Chosen, turn: Turn, seen: Lens, rows: np.ndarray, found: list[Stop], t: float) -> None:
-    """The map and the histogram at t, on the axes and colours of the whole way."""
+    """The map and the histogram at t, on the axes and colors of the whole way."""
     where = (view.capture.path, view.block, view.site, turn)
     reach = max(stop.all.absmax for stop in found)
     start = seen.start.numpy()

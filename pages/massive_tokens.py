@@ -59,12 +59,12 @@ def from_map(tokens: int) -> None:
 
 
 def strip(path: Path, tokens: tuple[str, ...], massive: set[int]) -> None:
-    """The text, its tokens coloured by how many medians they reach."""
+    """The text, its tokens colored by how many medians they reach."""
     values = stream(path).ratios()
     with st.container(height=230 if len(tokens) > 120 else "content", border=True):
         st.html(draw_token_strip(tokens[:STRIP], values[:STRIP], massive, what="times the median", value_max=float(values.max())))
     more = f" The first {STRIP} of {len(tokens):,} tokens are shown." if len(tokens) > STRIP else ""
-    st.caption(f"The text as the model reads it; colour is a token's largest number anywhere in the residual stream, in medians.{more}")
+    st.caption(f"The text as the model reads it; color is a token's largest number anywhere in the residual stream, in medians.{more}")
 
 
 def one_token(view: Chosen, token: int) -> None:

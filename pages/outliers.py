@@ -33,7 +33,7 @@ from rotviz.ui.words import number_words
 TABS = ("Map", "Channels", "Distribution", "By block")
 BEFORE = Turn("none")
 CELLS = (128, 192)  # of a map that is half a page wide
-HEAVY = 100  # a crest factor beyond which axes and colours are logarithmic
+HEAVY = 100  # a crest factor beyond which axes and colors are logarithmic
 
 
 def pair(turn: Turn) -> list[tuple[str, Turn, str]]:
@@ -158,7 +158,7 @@ with st.container(border=True):
     with left:
         turn = pick_turn("Rotation", "r", "hadamard", "seed", slots, view.look.model)
 st.markdown(f"The **{SITE_WORDS[view.site]}** (`{view.site}`) of **block {view.block}**; slot {SLOT_OF_SITE[view.site]} turns it. "
-            "Both sides share their axes and colours.")
+            "Both sides share their axes and colors.")
 warn_idle(view.site, [turn])
 in_rms = st.toggle("In units of each side's root mean square", True, key="rms", bind="query-params",
                    help="A norm's gain is folded into the weights before R1 turns, which changes the scale of a site but not how hard it is "

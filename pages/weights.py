@@ -41,7 +41,7 @@ from rotviz.ui.cache import captured
 from rotviz.ui.choices import FIRST_BLOCK, chosen_model
 from rotviz.ui.forms import SCALING_WORDS, evaluation_text, pick_text
 from rotviz.ui.live import live_run, stopped_run
-from rotviz.ui.pace import estimate
+from rotviz.ui.pace import sentence
 from rotviz.ui.runs import newest, stopped
 from rotviz.ui.show import show
 from rotviz.ui.study import base_and_band, base_words, command, drawn, effects_table, gain_words, kept_studies, step_lines, verdict_lines
@@ -233,7 +233,7 @@ def waterfall(model: str, turn: Turn, spec: QuantSpec) -> None:
     left, right = st.columns([2, 3], vertical_alignment="center")
     left.button(f"Queue {count(len(missing), 'missing run')}" if missing else "Nothing is missing", key="wqueue", type="primary",
                 disabled=not missing, icon=":material/playlist_add:", on_click=queue_runs, args=(missing,))
-    right.caption(f"{estimate(missing)}." if missing else "Every step has a result or is on its way.")
+    right.caption(sentence(missing) if missing else "Every step has a result or is on its way.")
     open_runs = sorted((r for r in known.values() if not r.over), key=lambda r: r.status is not Status.RUNNING)
     for record in open_runs[:LIVE]:
         live_run(record.run_id)
@@ -275,7 +275,9 @@ def _apart(rows: Sequence[Apart], done: Mapping[str, RunRecord]) -> None:
     show(draw_apart({name_of(row): divergences(row, done) for row in rows}), "wf-apart",
          caption="Distance of the next-token distribution from the float model's. Square: only weights are rounded; triangle: only activations (and "
                  "cache); circle: both. A rotation should move the circle to the left.")
-    st.dataframe(apart_table(rows, done), hide_index=True, key="apart-table")
+    table = apart_table(rows, done)
+    st.dataframe(table, hide_index=True, key="apart-table",
+                 column_config={name: st.column_config.NumberColumn(format="%.4g") for name in table.columns[2:]})
 
 
 def _by_rotation(lines: Mapping[str, Sequence[Step]], done: Mapping[str, RunRecord]) -> None:

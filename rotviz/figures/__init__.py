@@ -88,7 +88,7 @@ class Seen:
         return list(self.capture.tokens) if owners is None else [self.capture.tokens[t] for t in owners.tolist()]
 
     def turns(self, names: Sequence[str], seed: int) -> dict[str, Turn]:
-        """The rotations of a figure by what they are called in it: the method alone where that tells them apart, for then it has its own colour.
+        """The rotations of a figure by what they are called in it: the method alone where that tells them apart, for then it has its own color.
 
         Raises:
             BadInput: no name, one twice, or one that is neither a method nor a rotation saved on this machine.

@@ -35,7 +35,7 @@ class AttentionSinks:
                             "bright columns in both are sinks that carry massive activations, and their keys and values are read by all others.")
     needs: ClassVar[Needs] = Needs.STREAM
 
-    log: bool = setting(True, "colours on a log scale", label="Log colours")
+    log: bool = setting(True, "colors on a log scale", label="Log colors")
 
     def draw(self, seen: Seen) -> list[Panel]:
         """Two maps of blocks by tokens."""

@@ -311,9 +311,9 @@ def _chunks(x: Tensor) -> Iterator[Tensor]:
 def _moments(x: Tensor) -> Moments:
     """Of a float64 tensor that fits in memory."""
     mean = x.mean()
-    centred = x - mean
-    square = centred * centred
-    return Moments(x.numel(), float(mean), float(square.sum()), float((square * centred).sum()), float((square * square).sum()))
+    centered = x - mean
+    square = centered * centered
+    return Moments(x.numel(), float(mean), float(square.sum()), float((square * centered).sum()), float((square * square).sum()))
 
 
 def _peak_ratios(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Compare errors: two runs, block by block and site by site.
 
-Colour is log2(error of B / error of A), so 0 (grey) is a tie, -1 (blue) means B has half the error, +1 (orange) twice. The scale is
+Color is log2(error of B / error of A), so 0 (grey) is a tie, -1 (blue) means B has half the error, +1 (orange) twice. The scale is
 symmetric about zero, and the hover says the ratio in words. A single orange row names the site that a change of recipe broke.
 
 Source: the per-layer comparison views of AIMET and AI Edge Quantizer's error overlay.
@@ -31,7 +31,7 @@ def draw_compare_errors(
 
     Args:
         sites: S names of sites.
-        limit: the colour scale reaches from -limit to +limit (log2); None = the largest ratio, at least 1.
+        limit: the color scale reaches from -limit to +limit (log2); None = the largest ratio, at least 1.
     """
     a, lost_a = cleaned(errors_a, 2, "errors_a")
     b, lost_b = cleaned(errors_b, 2, "errors_b")
@@ -55,7 +55,7 @@ def draw_compare_errors(
     lost = "" if not missing else f"{count(missing, 'cell')} without a ratio left blank."
     framed(figure, x="block", title=title, note=sentence(lost, note_lost(lost_a + lost_b)), height=max(290, 160 + 36 * len(sites)))
     figure.update_layout(margin_t=44 + (34 if title else 0))
-    # The name of the colours stands above the map: beside the bar it would take a fifth of a phone's width.
+    # The name of the colors stands above the map: beside the bar it would take a fifth of a phone's width.
     figure.add_annotation(text=f"error of {escape(short(name_b, 28))}<br>/ {escape(short(name_a, 28))}", x=1, xref="paper", xanchor="right",
                           y=1, yref="paper", yanchor="bottom", align="right", showarrow=False, font_size=SMALL)
     figure.update_yaxes(type="category", showgrid=False, autorange="reversed", ticks="")

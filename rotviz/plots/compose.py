@@ -2,7 +2,7 @@
 
 On a page the panels stand in columns of their own, which fold on a phone; a paper wants one picture. What shares axes was given the same ranges
 before, so nothing is changed here but the place: axes get the panel's share of the width, positions in paper coordinates are moved with them.
-Maps of one colour scale keep one colour bar at the far right; where the scales differ each panel has its own beside it.
+Maps of one color scale keep one color bar at the far right; where the scales differ each panel has its own beside it.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from rotviz.plots.frame import LINE
 from rotviz.plots.words import escape
 
 WIDTH, GAP, TITLE, BAR = 640, 84, 26, 76
-"""Pixels of a panel, between panels, of the line that their titles take, and of a colour bar inside a panel's share."""
+"""Pixels of a panel, between panels, of the line that their titles take, and of a color bar inside a panel's share."""
 
 
 def side_by_side(panels: Sequence[tuple[str, Drawing]]) -> go.Figure:
@@ -53,7 +53,7 @@ def side_by_side(panels: Sequence[tuple[str, Drawing]]) -> go.Figure:
 
 
 def _scale_of(trace: dict[str, Any]) -> tuple[str, ...]:
-    """What a colour bar tells."""
+    """What a color bar tells."""
     return tuple(str(part) for part in (trace.get("zmin"), trace.get("zmax"), trace["colorbar"].get("title")))
 
 
@@ -63,7 +63,7 @@ def width_of(panels: int) -> int:
 
 
 class _Place:
-    """Where the i-th of n panels lies, and how its parts get there. `bar`: pixels at its right that are kept for a colour bar of its own."""
+    """Where the i-th of n panels lies, and how its parts get there. `bar`: pixels at its right that are kept for a color bar of its own."""
 
     def __init__(self, i: int, n: int, bar: int = 0) -> None:
         gap = GAP / width_of(n)

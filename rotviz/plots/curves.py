@@ -25,7 +25,7 @@ HEIGHT = 300
 LOG_FROM = 8.0  # ratio of the largest to the smallest number from which an axis is logarithmic
 OWN = {"massive tokens": Style(MASSIVE["color"], "solid", "diamond"), "ordinary tokens": Style(SKY, "dash", "circle"),
        "all tokens": Style(GREY, "solid", "square")}
-"""Massive tokens keep their colour and diamond."""
+"""Massive tokens keep their color and diamond."""
 
 
 def draw_curves(

@@ -34,7 +34,7 @@ def draw_divergence_bars(
         names: the runs' names.
         same_top: share [N], 0 to 1, of positions with the same most likely token.
         stderrs: standard errors [N] of the divergence.
-        methods: the method of each run, for its colour; None = the run's name is its method.
+        methods: the method of each run, for its color; None = the run's name is its method.
         x_range: limits in data units, to share between figures.
         per, top: what a divergence is of, and what is most likely: of image classifiers "image" and "class".
     """
@@ -48,17 +48,17 @@ def draw_divergence_bars(
     if not np.isfinite(found).any():
         return nothing(NAME, f"0 of {count(len(found), 'run')} have a finite divergence", title)
     styles, keys = styles_for(methods or names), list(methods or names)
-    rows, colours = np.arange(len(names)), [styles[str(m)].color for m in keys]
+    rows, colors = np.arange(len(names)), [styles[str(m)].color for m in keys]
     text = [_words(v, e, s, top) for v, e, s in zip(found, errors, share)]
     tops = found + np.nan_to_num(errors)
     low, high = shared_range(found, tops, log=log)
     limits = x_range or ((low, high * (high / low) ** 0.8) if log else (0.0, max(high, 1e-9) * 1.8))
     figure = go.Figure()
     if not log:
-        figure.add_bar(y=rows, x=found, orientation="h", width=0.62, marker={"color": colours, "line_width": 0}, customdata=text,
+        figure.add_bar(y=rows, x=found, orientation="h", width=0.62, marker={"color": colors, "line_width": 0}, customdata=text,
                        hovertemplate="%{customdata}<extra></extra>")
     figure.add_scatter(y=rows, x=np.where((found > 0) | (not log), found, np.nan), mode="markers", customdata=text,
-                       marker={"color": colours if log else LINE, "size": 10 if log else 5, "symbol": [styles[str(m)].symbol for m in keys]
+                       marker={"color": colors if log else LINE, "size": 10 if log else 5, "symbol": [styles[str(m)].symbol for m in keys]
                                if log else "circle"}, hovertemplate="%{customdata}<extra></extra>",
                        error_x={"type": "data", "array": np.nan_to_num(errors), "color": LINE, "thickness": 1.6, "width": 5})
     for row, words in enumerate(text):

@@ -80,7 +80,7 @@ def _row(figure: go.Figure, row: int, name: str, settings: Mapping[str, float], 
 
 
 def _kind(value: float, band: Range | None) -> tuple[str, str]:
-    """Colour and symbol: below the band, inside (or none), above."""
+    """Color and symbol: below the band, inside (or none), above."""
     if band is None or band[0] <= value <= band[1]:
         return GREY, "circle"
     return (BLUE, "triangle-left") if value < band[0] else (ORANGE, "triangle-right")

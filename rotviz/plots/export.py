@@ -66,7 +66,7 @@ def to_images(drawing: Drawing, kinds: Sequence[str], width: int = 800, height: 
 
 
 def _on_paper(drawing: Drawing, kind: str) -> dict[str, Any]:
-    """The figure as kaleido takes it, with a font colour, which figures leave to the page's theme."""
+    """The figure as kaleido takes it, with a font color, which figures leave to the page's theme."""
     figure = go.Figure(drawing.figure)
     figure.update_layout(template="plotly_white")
     if kind != "svg":

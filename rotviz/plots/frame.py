@@ -1,6 +1,6 @@
 """The frame of every figure: transparent, grey grid, words on the axes, legend above, nothing under 12 px, nothing cut at 360 px.
 
-Font colours are left to the page's theme. Ranges are in data units; `span` turns them into what a log axis wants.
+Font colors are left to the page's theme. Ranges are in data units; `span` turns them into what a log axis wants.
 
 A symlog axis shows numbers of either sign over many decades: position = sign(v) log10(1 + |v| / linear), so it is linear near zero
 and logarithmic far from it; its ticks carry the true numbers.

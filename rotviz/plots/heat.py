@@ -1,4 +1,4 @@
-"""Colour scales of the maps. On a log scale the cells hold log10 of the value, the colour bar's ticks and the hover the value itself."""
+"""Color scales of the maps. On a log scale the cells hold log10 of the value, the color bar's ticks and the hover the value itself."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ DECADES = 7  # a log scale reaches at most this far below its top
 
 @dataclass(frozen=True)
 class Heat:
-    """What a heat map trace needs: colour numbers, their limits, the colour bar."""
+    """What a heat map trace needs: color numbers, their limits, the color bar."""
 
     z: np.ndarray
     low: float
@@ -22,7 +22,7 @@ class Heat:
 
 
 def heat(values: np.ndarray, title: str, *, log: bool, color_max: float | None, color_min: float | None = None) -> Heat:
-    """Colours for magnitudes (not negative); NaN stays empty. Limits are in data units."""
+    """Colors for magnitudes (not negative); NaN stays empty. Limits are in data units."""
     finite = values[np.isfinite(values)]
     top = color_max or (float(finite.max()) if finite.size else 1.0) or 1.0
     bar: dict[str, Any] = {"title": {"text": escape(title), "side": "right", "font_size": 13}, "thickness": 14, "tickfont_size": SMALL,

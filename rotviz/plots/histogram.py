@@ -60,7 +60,7 @@ def draw_histogram(
     legend = list(series) if len(series) > 1 else []
     if curve is not None:
         legend.append("normal curve")
-        figure.add_scatter(x=_centres(borders), y=np.where(curve > (0.5 if log else -1), curve, np.nan), mode="lines", name="normal curve",
+        figure.add_scatter(x=_centers(borders), y=np.where(curve > (0.5 if log else -1), curve, np.nan), mode="lines", name="normal curve",
                            line={"color": VERMILION, "width": 2, "dash": "dash"}, hovertemplate="normal: %{y:,.4~r}<extra></extra>")
     limits = y_range or _y_limits(series, log)
     if levels is not None and np.size(levels):
@@ -78,12 +78,12 @@ def _bars(figure: go.Figure, series: Series, borders: np.ndarray) -> None:
     styles = styles_for(series)
     label = [f"{number(a)} to {number(b)}" for a, b in pairwise(borders)]
     for name, values in series.items():
-        figure.add_bar(x=_centres(borders), y=values, width=np.diff(borders), name=escape(name), text=label, textposition="none",
+        figure.add_bar(x=_centers(borders), y=values, width=np.diff(borders), name=escape(name), text=label, textposition="none",
                        marker={"color": styles[name].color, "line_width": 0, "opacity": 0.85 if len(series) == 1 else 0.55},
                        hovertemplate="%{text}<br>count %{y:,}<extra></extra>")
 
 
-def _centres(borders: np.ndarray) -> np.ndarray:
+def _centers(borders: np.ndarray) -> np.ndarray:
     return (borders[:-1] + borders[1:]) / 2
 
 
@@ -113,7 +113,7 @@ def _words(series: Series, totals: dict[str, float], borders: np.ndarray, what: 
     for name, values in series.items():
         used = np.flatnonzero(values)
         if used.size:
-            low, high, mode = borders[used[0]], borders[used[-1] + 1], _centres(borders)[int(values.argmax())]
+            low, high, mode = borders[used[0]], borders[used[-1] + 1], _centers(borders)[int(values.argmax())]
             parts.append(f"{name + ': ' if len(series) > 1 else ''}{count(int(totals[name]), 'value')} between {number(low)} and "
                          f"{number(high)}, most near {number(mode)}")
     return f"Histogram of {what}. " + "; ".join(parts) + "."

@@ -2,7 +2,7 @@
 
 Excess kurtosis is E[(x - mean)^4] / variance^2 - 3: 0 for a normal distribution, -1.2 for a uniform one, 3 for Laplace, and in the tens of
 thousands for a site with massive activations. Heavy tails make a uniform grid waste its levels, so lower is easier. The axis is linear
-between -1 and 1 and logarithmic beyond, since values can be negative and span six decades. Colour and symbol are the site; with
+between -1 and 1 and logarithmic beyond, since values can be negative and span six decades. Color and symbol are the site; with
 several methods the dash is the method.
 
 Source: kurtosis figures of SpinQuant (2405.16406, Fig. 3) and DartQuant (2511.04063, Table 19).

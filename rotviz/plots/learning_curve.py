@@ -24,7 +24,7 @@ LOG_FROM = 5.0  # ratio of the largest to the smallest
 HEIGHT = 320
 FEW_STEPS = 8  # up to here every step has a tick, beyond Plotly chooses
 OWN = {"massive": Style(MASSIVE["color"], "solid", "diamond"), "ordinary": Style(SKY, "dash", "circle")}
-"""Massive tokens keep their colour and diamond."""
+"""Massive tokens keep their color and diamond."""
 
 
 def draw_learning_curve(

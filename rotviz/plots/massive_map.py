@@ -1,6 +1,6 @@
 """Massive map: the largest |h| of every token after every block.
 
-Columns are tokens, rows are blocks (the first at the bottom), colour is the largest |hidden state| on a log scale. Massive tokens are
+Columns are tokens, rows are blocks (the first at the bottom), color is the largest |hidden state| on a log scale. Massive tokens are
 bright vertical bars that start at one block and end before the last; diamonds mark the cells that the finder flagged. Nearly always
 the first token is one, often the first full stop or line break too.
 
@@ -36,7 +36,7 @@ def draw_massive_map(
         tokens: T token texts.
         massive: [L, T] of bool, the cells to mark.
         channels: [L, T], the channel each peak sits in, for the hover of marked cells and the table.
-        color_max: limit of the colour scale in data units, to share between maps.
+        color_max: limit of the color scale in data units, to share between maps.
     """
     clean, lost = cleaned(peaks, 2, "peaks")
     check_tokens(tokens, clean.shape[1])
@@ -47,11 +47,11 @@ def draw_massive_map(
         return nothing(NAME, f"no finite value among {clean.size:,}", title)
     clean = np.abs(clean)
     pooled, rows, columns = max_pool(clean)
-    colours = heat(pooled, what, log=log, color_max=color_max)
+    colors = heat(pooled, what, log=log, color_max=color_max)
     labels = _labels(clean, columns, tokens)
     figure = go.Figure(go.Heatmap(
-        z=colours.z, x=labels, y=rows.starts, customdata=pooled, zmin=colours.low, zmax=colours.high,
-        colorscale=SEQUENTIAL, colorbar=colours.bar,
+        z=colors.z, x=labels, y=rows.starts, customdata=pooled, zmin=colors.low, zmax=colors.high,
+        colorscale=SEQUENTIAL, colorbar=colors.bar,
         hovertemplate=f"token %{{x}}<br>after block %{{y}}<br>{what} %{{customdata:,.4~r}}<extra></extra>",
     ))
     marked = np.argwhere(np.asarray(massive, dtype=bool)) if massive is not None else np.empty((0, 2), dtype=int)

@@ -1,6 +1,6 @@
 """Memory by part: what takes the bytes, in 16 bits and with a recipe, side by side.
 
-Two stacked bars on one axis. The parts keep their colour and order, so what shrinks and what stays is seen at a glance: in a small model the
+Two stacked bars on one axis. The parts keep their color and order, so what shrinks and what stays is seen at a glance: in a small model the
 embedding stays and soon weighs more than everything else, with a long context the KV cache does. The ratio beside the second bar is of the
 wholes. Bytes are counted, not measured (rotviz.kernels.cost).
 

@@ -1,7 +1,7 @@
-"""Who has which colour. A method keeps its colour, dash and symbol in every figure, so that no legend has to be learnt twice.
+"""Who has which color. A method keeps its color, dash and symbol in every figure, so that no legend has to be learnt twice.
 
-The hues are Okabe and Ito's for colour-blind readers, a few darkened so that each stands out from a white and from a dark page at
-3:1 or more (tests/plots checks this). Colour never speaks alone: lines have dashes and symbols as well.
+The hues are Okabe and Ito's for color-blind readers, a few darkened so that each stands out from a white and from a dark page at
+3:1 or more (tests/plots checks this). Color never speaks alone: lines have dashes and symbols as well.
 Vermilion with a diamond belongs to massive tokens.
 """
 
@@ -20,14 +20,14 @@ MASSIVE = {"symbol": "diamond", "color": VERMILION, "size": 10, "line": {"color"
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a series looks: by colour, by dash and by symbol."""
+    """How a series looks: by color, by dash and by symbol."""
 
     color: str
     dash: str
     symbol: str
 
     def faded(self, opacity: float) -> str:
-        """The colour, let through."""
+        """The color, let through."""
         r, g, b = (int(self.color[i : i + 2], 16) for i in (1, 3, 5))
         return f"rgba({r},{g},{b},{opacity})"
 

@@ -34,7 +34,7 @@ def draw_pareto(
 
     Args:
         names: the runs' names.
-        methods: the method of each run, for colour, symbol and legend; None = all alike.
+        methods: the method of each run, for color, symbol and legend; None = all alike.
         reference: the float model's perplexity, a dashed line.
         log_y: None = when the perplexities are more than 20 times apart.
         x_range, y_range: limits in data units, to share between figures.

@@ -35,7 +35,7 @@ def draw_perplexity_bars(
         names: the runs' names.
         stderrs: standard errors [N].
         reference, reference_stderr: the float model's, measured on the same windows.
-        methods: the method of each run, for its colour; None = the run's name is its method.
+        methods: the method of each run, for its color; None = the run's name is its method.
         log: a log axis; None = when the values are more than 20 times apart.
         x_range: limits in data units, to share between figures.
     """

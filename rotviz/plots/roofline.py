@@ -31,7 +31,7 @@ def draw_roofline(
     """Points of kernels below the machine's roof.
 
     Args:
-        names: the kernel of each point, which gives its colour and symbol.
+        names: the kernel of each point, which gives its color and symbol.
         sizes: the size it was measured at, for the hover text.
         operations, moved, seconds: operations done, bytes moved and median time of each point, [N].
         copy_rate: bytes a second; matrix_rate: operations a second; both positive.

@@ -67,22 +67,22 @@ def draw_seed_spread(
 def _column(figure: go.Figure, column: int, name: str, found: np.ndarray, known: np.ndarray, look: Style, seeds: np.ndarray | None,
             what: str) -> None:
     values = found[known]
-    colour, symbol = look.color, look.symbol
+    color, symbol = look.color, look.symbol
     if len(values) >= VIOLIN_FROM and np.ptp(values) > 0:
         sample = np.sort(values)[np.linspace(0, len(values) - 1, min(len(values), 2000)).round().astype(int)]
-        figure.add_violin(x=np.full(len(sample), column), y=sample, width=0.8, points=False, line={"color": colour, "width": 1},
+        figure.add_violin(x=np.full(len(sample), column), y=sample, width=0.8, points=False, line={"color": color, "width": 1},
                           fillcolor=look.faded(0.2), hoverinfo="skip", showlegend=False, spanmode="hard")
     keep = np.linspace(0, len(values) - 1, min(len(values), DOTS)).round().astype(int)
     aside = 0.22 * ((np.arange(len(keep)) * _GOLDEN + 0.5) % 1 - 0.5)  # even, and the same every time
     text = [f"{escape(name)}, {f'seed {int(seeds[known[i]])}' if seeds is not None else f'number {known[i]}'}<br>{what} {number(values[i])}"
             for i in keep]
     figure.add_scatter(x=column + aside, y=values[keep], mode="markers", text=text, hovertemplate="%{text}<extra></extra>",
-                       marker={"color": colour, "symbol": symbol, "size": 8 if len(values) > 1 else 12, "opacity": 0.85}, showlegend=False)
+                       marker={"color": color, "symbol": symbol, "size": 8 if len(values) > 1 else 12, "opacity": 0.85}, showlegend=False)
     if len(values) == 1:
         return  # a mean of one would only cover its dot
     mean = float(values.mean())
     spread = f" ± {number(float(values.std(ddof=1)))}" if len(values) > 1 else ""
-    figure.add_scatter(x=[column - 0.3, column + 0.3], y=[mean, mean], mode="lines", line={"color": colour, "width": 4}, showlegend=False,
+    figure.add_scatter(x=[column - 0.3, column + 0.3], y=[mean, mean], mode="lines", line={"color": color, "width": 4}, showlegend=False,
                        hovertemplate=f"{escape(name)}<br>mean {number(mean)}{spread}<extra></extra>")
 
 

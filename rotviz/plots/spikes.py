@@ -1,6 +1,6 @@
 """Spikes: the activations of a text in three dimensions, with only the hot channels named.
 
-One line per token runs over the channels; height and colour are |activation|. A full surface of thousands of channels is a grey mist,
+One line per token runs over the channels; height and color are |activation|. A full surface of thousands of channels is a grey mist,
 so the figure keeps the tokens with the largest values and evenly spaced others (at most 64 lines), and ticks the few channels that
 stand out. Needles at the same channel on a few tokens are massive activations; a ridge across all tokens is an outlier channel;
 an even carpet is what a rotation should leave.
@@ -37,7 +37,7 @@ def draw_spikes(
         tokens: T token texts.
         hot: how many channels and tokens are named on their axes at most.
         lines: how many tokens are drawn at most.
-        z_max, color_max: the height and colour limits in data units, to share between figures.
+        z_max, color_max: the height and color limits in data units, to share between figures.
     """
     clean, lost = cleaned(values, 2, "values")
     check_tokens(tokens, clean.shape[0])
@@ -52,7 +52,7 @@ def draw_spikes(
     framed(figure, title=title, height=HEIGHT)
     figure.update_layout(margin={"l": 0, "r": 0, "t": 40 if title else 4, "b": 24 if note or lost else 4}, showlegend=False)
     _scene(figure, by_token, by_channel, tokens, chosen, hot, top, what)
-    figure.update_layout(coloraxis={"cmin": 0, "cmax": color_max or top, "colorscale": LINES, "showscale": False})  # colour repeats height
+    figure.update_layout(coloraxis={"cmin": 0, "cmax": color_max or top, "colorscale": LINES, "showscale": False})  # color repeats height
     words = sentence("" if by_token.max() > 0 else "All values are 0.", note, note_lost(lost))
     if words:
         figure.add_annotation(text=words, x=0.01, y=0, xref="paper", yref="paper", yanchor="top", xanchor="left", showarrow=False,

@@ -69,14 +69,14 @@ def _bar(figure: go.Figure, row: int, step: str, numbers: tuple[float, float, fl
     """A step's bar, its number beside the right end and a thin line from the step before; without one, a dot."""
     before, value, error = numbers
     text = f"{escape(step)}<br>{escape(what)} {number(value)}{f' ± {number(error)}' if error else ''}"
-    colour, symbol = _look(before, value)
+    color, symbol = _look(before, value)
     if math.isfinite(before):
         text += f"<br>{number(value / before)} times the step before"
         figure.add_scatter(x=[before, before], y=[row - 1, row], mode="lines", line={"color": LINE, "width": 1, "dash": "dot"}, hoverinfo="skip",
                            showlegend=False)
-        figure.add_scatter(x=[before, value], y=[row, row], mode="lines", line={"color": colour, "width": 14}, hoverinfo="skip", showlegend=False)
+        figure.add_scatter(x=[before, value], y=[row, row], mode="lines", line={"color": color, "width": 14}, hoverinfo="skip", showlegend=False)
     figure.add_scatter(x=[value], y=[row], mode="markers", text=[text], hovertemplate="%{text}<extra></extra>", showlegend=False, cliponaxis=False,
-                       marker={"size": 15, "symbol": symbol, "color": colour, "line": {"width": 1, "color": "#FFFFFF"}})
+                       marker={"size": 15, "symbol": symbol, "color": color, "line": {"width": 1, "color": "#FFFFFF"}})
     end = max(before, value) if math.isfinite(before) else value
     figure.add_annotation(x=math.log10(end), y=row, text=number(float(f"{value:.3g}")), showarrow=False, font_size=SMALL, xanchor="left", xshift=11)
 

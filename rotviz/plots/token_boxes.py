@@ -1,7 +1,7 @@
 """What the strips of text share: the box of a token, ink that stands out, the list around them.
 
 A box is a visible unit: mostly one token, several where they are pieces of one character (rotviz.plots.words.units). Its title and its label say
-everything that its colour says.
+everything that its color says.
 """
 
 import html
@@ -27,9 +27,9 @@ def box(text: str, said: str, background: str | None, massive: bool, mark: str =
 
     Args:
         said: title and label.
-        background: a colour, or None for the page's own.
+        background: a color, or None for the page's own.
         massive: with a thick border and a diamond.
-        mark: a letter before the text that says what the colour says.
+        mark: a letter before the text that says what the color says.
         chosen: underlined, as what is looked at.
     """
     style = _BOX + (f"background:{background};color:{ink(background)};" if background else "")

@@ -1,6 +1,6 @@
 """Token by channel map: how large is every activation, and which few stick out?
 
-Each row is a token, each column a channel; colour is |activation|. Read it by its columns and dots: a bright column is a channel that
+Each row is a token, each column a channel; color is |activation|. Read it by its columns and dots: a bright column is a channel that
 is large for every token (an outlier channel, which per-token quantization cannot escape), a bright dot in a dark row is a massive
 activation, one token in one channel. Diamonds mark values at least `massive_ratio` times the median, for a spike is one cell wide.
 After a rotation the columns and dots should be gone. Cells hold the maximum of what they cover.
@@ -34,10 +34,10 @@ def draw_token_channel_map(
 
     Args:
         tokens: T token texts.
-        log: colour on a log scale.
-        color_max, color_min: limits of the colour scale in data units, to share between maps.
+        log: color on a log scale.
+        color_max, color_min: limits of the color scale in data units, to share between maps.
         massive_ratio: cells at least this many times the median |value| get a diamond (the 12 largest).
-        what: the quantity's name on the colour bar and in the words.
+        what: the quantity's name on the color bar and in the words.
         cells: at most so many rows and columns are drawn; fewer for a small figure that has to appear at once.
     """
     clean, lost = cleaned(values, 2, "values")
@@ -49,11 +49,11 @@ def draw_token_channel_map(
     top = largest(size, 20)
     massive = [(t, c) for t, c in top[:MARKED] if size[t, c] >= massive_ratio * median and size[t, c] > 0 and median > 0]
     pooled, rows, columns = max_pool(size, *cells)
-    colours = heat(pooled, what, log=log, color_max=color_max, color_min=color_min)
+    colors = heat(pooled, what, log=log, color_max=color_max, color_min=color_min)
     across, down = [columns.label(i) for i in range(pooled.shape[1])], _row_labels(size, rows, tokens)
     figure = go.Figure(go.Heatmap(
-        z=colours.z, x=across, y=down, customdata=pooled if log else None,
-        zmin=colours.low, zmax=colours.high, colorscale=SEQUENTIAL, colorbar=colours.bar,
+        z=colors.z, x=across, y=down, customdata=pooled if log else None,
+        zmin=colors.low, zmax=colors.high, colorscale=SEQUENTIAL, colorbar=colors.bar,
         hovertemplate=f"token %{{y}}<br>channel %{{x}}<br>{what} %{{{'customdata' if log else 'z'}:,.4~r}}<extra></extra>",
     ))
     if massive:

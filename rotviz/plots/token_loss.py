@@ -45,7 +45,7 @@ def draw_token_loss(
         first: the number of the first token on the axis.
         now: the number of the token that is looked at, marked by a line.
         y_range: limits in data units.
-        methods: the method of each run, for its colour; None = the run's name is its method.
+        methods: the method of each run, for its color; None = the run's name is its method.
     """
     series, _ = named_series(losses, "loss")
     lost = sum(int(np.isinf(np.asarray(v, dtype=float)).sum()) for v in losses.values())  # NaN is a token that is not scored
@@ -84,16 +84,16 @@ def draw_token_loss(
     return Drawing(NAME, figure, _alt(series, tokens, first, what), _table(series, tokens, first))
 
 
-def _row(figure: go.Figure, values: np.ndarray, tokens: Sequence[str], heavy: np.ndarray, first: int, colour: str, axis: str, limits: Range,
+def _row(figure: go.Figure, values: np.ndarray, tokens: Sequence[str], heavy: np.ndarray, first: int, color: str, axis: str, limits: Range,
          most: int) -> None:
     known = np.isfinite(values)
     keep = thinned(values, most)
     keep = keep[known[keep]]
     floor = float(np.clip(0.0, *limits))
     stems = np.column_stack([np.full(len(keep), floor), values[keep], np.full(len(keep), np.nan)]).ravel()
-    figure.add_scatter(x=np.repeat(keep + first, 3).astype(np.int32), y=stems.astype(np.float32), mode="lines", line={"color": colour, "width": 1},
+    figure.add_scatter(x=np.repeat(keep + first, 3).astype(np.int32), y=stems.astype(np.float32), mode="lines", line={"color": color, "width": 1},
                        hoverinfo="skip", showlegend=False, yaxis=f"y{axis}")
-    for which, marker in ((keep, {"color": colour, "size": 5}), (heavy, {**MASSIVE, "size": 9})):
+    for which, marker in ((keep, {"color": color, "size": 5}), (heavy, {**MASSIVE, "size": 9})):
         text = [f"“{token_label(tokens[i], 24)}”<br>{f'{number(float(values[i]))} nats' if known[i] else 'not scored'}" for i in which]
         heights = np.where(known, values, floor)[which]
         figure.add_scatter(x=(which + first).astype(np.int32), y=heights.astype(np.float32), mode="markers", marker=marker, text=text,

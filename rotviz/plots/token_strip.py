@@ -1,11 +1,11 @@
-"""Token strip: the text itself, each token coloured by a number, massive tokens marked.
+"""Token strip: the text itself, each token colored by a number, massive tokens marked.
 
-HTML, not Plotly, so that any script wraps, can be selected and is read by a screen reader. A token's box is coloured on a log scale
+HTML, not Plotly, so that any script wraps, can be selected and is read by a screen reader. A token's box is colored on a log scale
 (cividis) with black or white letters, whichever stands out more, so it reads the same on a light and on a dark page. Massive tokens have
-a thick vermilion border and a diamond. Spaces are ·, line breaks ↵. Tokens that are pieces of one character share a box, which has the colour of the
+a thick vermilion border and a diamond. Spaces are ·, line breaks ↵. Tokens that are pieces of one character share a box, which has the color of the
 largest number among them and says them all.
 
-Source: the coloured texts of Neuronpedia and CircuitsVis, with numbers about precision instead of features.
+Source: the colored texts of Neuronpedia and CircuitsVis, with numbers about precision instead of features.
 """
 
 import html
@@ -26,14 +26,14 @@ def draw_token_strip(
     tokens: Sequence[str], values: np.ndarray | None = None, massive: Collection[int] = (), *, what: str = "value", log: bool = True,
     value_min: float | None = None, value_max: float | None = None, first: int = 0, chosen: int | None = None, limit: int = LIMIT,
 ) -> str:
-    """HTML of the text, tokens coloured by values [T] and massive ones marked.
+    """HTML of the text, tokens colored by values [T] and massive ones marked.
 
     Args:
-        values: a number for each token; None = no colours.
+        values: a number for each token; None = no colors.
         massive: the indices of massive tokens.
         what: the number's name, for titles and the legend.
-        log: colour on a log scale.
-        value_min, value_max: limits of the colour scale in data units, to share between strips.
+        log: color on a log scale.
+        value_min, value_max: limits of the color scale in data units, to share between strips.
         first: the number of the first token, where the strip is a part of a text; `massive` and `chosen` count as the whole text does.
         chosen: a token that is looked at: underlined.
         limit: tokens shown at most; the strip says how many it leaves out.
@@ -52,7 +52,7 @@ def draw_token_strip(
         heavy, here = any(i in marked for i in where), chosen in where
         said = named(where, text) + (f", {what} {', '.join(number(v) for v in known)}" if known else "") + (", massive" if heavy else "")
         finite = [v for v in known if np.isfinite(v)]
-        boxes.append(box(text, said + (", the chosen one" if here else ""), _colour(max(finite), low, high, log) if finite else None, heavy,
+        boxes.append(box(text, said + (", the chosen one" if here else ""), _color(max(finite), low, high, log) if finite else None, heavy,
                          chosen=here))
     rest = f"… and {count(len(tokens) - limit, 'more token')}." if len(tokens) > limit else ""
     legend = _legend(numbers is not None, bool(marked), what, low, high, log)
@@ -69,16 +69,16 @@ def _limits(numbers: np.ndarray | None, log: bool, low: float | None, high: floa
     return bottom, top if top > bottom else bottom + (abs(bottom) or 1.0)
 
 
-def _colour(value: float, low: float, high: float, log: bool) -> str:
+def _color(value: float, low: float, high: float, log: bool) -> str:
     if log:
         value, low, high = (float(np.log(max(v, 1e-300))) for v in (value, low, high))
     place = min(max((value - low) / (high - low), 0.0), 1.0)
     return _CIVIDIS[min(int(place * len(_CIVIDIS)), len(_CIVIDIS) - 1)]
 
 
-def _legend(coloured: bool, marked: bool, what: str, low: float, high: float, log: bool) -> list[str]:
+def _legend(colored: bool, marked: bool, what: str, low: float, high: float, log: bool) -> list[str]:
     parts = []
-    if coloured:
+    if colored:
         scale = f"{number(low)}&nbsp;{_BAR.format(','.join(_CIVIDIS))}&nbsp;{number(high)}"
         parts.append(f"{html.escape(what)}{' (log scale)' if log else ''}: {scale}")
     return [*parts, MASSIVE_KEY] if marked else parts

@@ -1,9 +1,9 @@
-"""Token winners: the text itself, each token in the colour and with the letter of the method that serves it best.
+"""Token winners: the text itself, each token in the color and with the letter of the method that serves it best.
 
 Rotations spread over tokens unevenly: one that is better on average may lose on the few tokens that every later one attends to. HTML as the token
-strip is, and for the same reasons; a method keeps the colour that it has in every figure, and its letter says the same without colour.
+strip is, and for the same reasons; a method keeps the color that it has in every figure, and its letter says the same without color.
 
-Source: rotviz's own; the coloured text is that of Neuronpedia and CircuitsVis.
+Source: rotviz's own; the colored text is that of Neuronpedia and CircuitsVis.
 """
 
 import html
@@ -65,6 +65,6 @@ def letters_for(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _key(name: str, letter: str, colour: str, wins: int) -> str:
-    style = f"background:{colour};color:{ink(colour)};border-radius:4px;padding:0 0.35em;font-weight:700"
+def _key(name: str, letter: str, color: str, wins: int) -> str:
+    style = f"background:{color};color:{ink(color)};border-radius:4px;padding:0 0.35em;font-weight:700"
     return f"<span style='{style}'>{html.escape(letter)}</span> {html.escape(name)} ({count(wins, 'token')})"

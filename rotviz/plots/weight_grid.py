@@ -32,7 +32,7 @@ def draw_weight_grid(
     Args:
         levels: the numbers that the grid has (at most 300 are drawn).
         ends: below and above these a number is cut off.
-        method: the rotation's name, for the bars' colour.
+        method: the rotation's name, for the bars' color.
         what: the x axis in words.
         x_range, y_range: limits in data units, to share between figures.
     """
@@ -47,9 +47,9 @@ def draw_weight_grid(
     borders = np.append(borders[:-1][bins.starts], borders[-1])
     limits = y_range or (0.6, max(2.0 * float(values.max()), 2.0))
     view = x_range or (float(borders[0]), float(borders[-1]))
-    figure, centres = go.Figure(), (borders[:-1] + borders[1:]) / 2
+    figure, centers = go.Figure(), (borders[:-1] + borders[1:]) / 2
     text = [f"{number(a)} to {number(b)}<br>{int(v):,} weights" for a, b, v in zip(borders[:-1], borders[1:], values)]
-    figure.add_bar(x=centres, y=values, width=np.diff(borders), name="weights", text=text, textposition="none",
+    figure.add_bar(x=centers, y=values, width=np.diff(borders), name="weights", text=text, textposition="none",
                    marker={"color": styles_for([method])[method].color, "line_width": 0, "opacity": 0.85},
                    hovertemplate="%{text}<extra></extra>")
     drawn = _levels(figure, levels, limits)
@@ -60,7 +60,7 @@ def draw_weight_grid(
     figure.update_yaxes(**log_axis(limits))
     figure.update_xaxes(range=span(view))
     total = int(values.sum())
-    alt = (f"Histogram of {count(total, 'weight')}, {what}, most near {number(float(centres[int(values.argmax())]))}. "
+    alt = (f"Histogram of {count(total, 'weight')}, {what}, most near {number(float(centers[int(values.argmax())]))}. "
            f"The grid has {count(len(drawn), 'level')}{_reach(drawn)}. About {count(outside, 'weight')} lie where the grid cuts off.")
     keep = values > 0
     return Drawing(NAME, figure, alt, pd.DataFrame({"from": borders[:-1][keep], "to": borders[1:][keep], "weights": values[keep]}))

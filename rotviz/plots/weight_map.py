@@ -1,6 +1,6 @@
 """Error of every weight of a model, or any other number of each: a map of blocks by linears.
 
-A row is a role (q, k, v, o, gate, up, down), a column a block. Dark cells lose most. On one colour scale two maps side by side
+A row is a role (q, k, v, o, gate, up, down), a column a block. Dark cells lose most. On one color scale two maps side by side
 show what a rotation or a method does to all weights at once; a row that brightens under the rotation is a linear that pays for it.
 
 Source: the sensitivity heat maps of mixed-precision papers (HAWQ, 1905.03696) and of AIMET's per-layer analysis.
@@ -31,7 +31,7 @@ def draw_weight_map(
     """Heat map of numbers [L, R]: L blocks, R roles.
 
     Args:
-        what: what the colours are.
+        what: what the colors are.
         color_range: limits in data units, to share between figures; the scale is logarithmic where they are far apart.
     """
     values, lost = cleaned(errors, 2, "errors")
@@ -45,11 +45,11 @@ def draw_weight_map(
     log = low > 0 and high / low > LOG_FROM
     bins = Bins.up_to(len(values), BLOCKS)
     pooled = np.fmax.reduceat(values, bins.starts, axis=0)
-    colours = heat(pooled, "", log=log, color_max=high, color_min=low)
+    colors = heat(pooled, "", log=log, color_max=high, color_min=low)
     hover = [[f"{escape(str(role))}, block {bins.label(i)}<br>{escape(what)} {number(float(pooled[i, j]))}" for i in range(len(pooled))]
              for j, role in enumerate(roles)]
-    figure = go.Figure(go.Heatmap(z=colours.z.T, x=bins.starts, y=[escape(str(r)) for r in roles], zmin=colours.low, zmax=colours.high,
-                                  colorscale=SEQUENTIAL, reversescale=True, xgap=1, ygap=1, colorbar=colours.bar, customdata=hover,
+    figure = go.Figure(go.Heatmap(z=colors.z.T, x=bins.starts, y=[escape(str(r)) for r in roles], zmin=colors.low, zmax=colors.high,
+                                  colorscale=SEQUENTIAL, reversescale=True, xgap=1, ygap=1, colorbar=colors.bar, customdata=hover,
                                   hovertemplate="%{customdata}<extra></extra>"))
     framed(figure, x="block", title=title, note=note_lost(lost), height=max(250, 120 + 30 * len(roles)))
     figure.update_yaxes(type="category", showgrid=False, autorange="reversed", ticks="")

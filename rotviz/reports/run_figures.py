@@ -66,7 +66,7 @@ def divergence_figure(records: Sequence[RunRecord]) -> Drawing:
 
 
 def pareto_figure(records: Sequence[RunRecord], cost: str, quality: str = "perplexity", methods: Sequence[str] | None = None) -> Drawing:
-    """Perplexity or divergence (one of QUALITIES) against a cost, one of COSTS; `methods` for the colours, None = the rotations'."""
+    """Perplexity or divergence (one of QUALITIES) against a cost, one of COSTS; `methods` for the colors, None = the rotations'."""
     names = names_of(records)
     words, path = QUALITIES[quality]
     if any(classifies(r) for r in records):  # of image classifiers the divergence, whatever is asked for
@@ -87,7 +87,7 @@ def residual_figure(records: Sequence[RunRecord], measure: str = "relative_mse",
         now: a block to mark.
     """
     methods, solid, dotted = _methods(records), {}, {}
-    if names is None:  # a method's own name brings its own colour
+    if names is None:  # a method's own name brings its own color
         own = len(set(methods)) == len(methods)
         names = {r.run_id: method for r, method in zip(records, methods)} if own else names_of(records)
     for record in records:

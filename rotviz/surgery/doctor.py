@@ -124,5 +124,5 @@ def _residual_words(family: Family) -> tuple[str, str]:
     if family.post_attn_norm:
         return "folded and online", "norms after the sublayers multiply in the residual basis: their outputs are turned online, twice a block"
     if family.norm is NormKind.LAYER:
-        return "folded", "LayerNorm becomes RMSNorm: every writer to the residual stream is centred first, which is exact"
+        return "folded", "LayerNorm becomes RMSNorm: every writer to the residual stream is centered first, which is exact"
     return "folded", "norm gains are folded into the linears that follow"

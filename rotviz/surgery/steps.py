@@ -10,7 +10,7 @@
     R4       down W <- W R4, and x <- x R4 online before it
 
 Row vectors, linears are y = x W^T + b. All algebra runs in float64 and is cast back. References: QuaRot (arXiv 2404.00456), SpinQuant (2405.16406),
-SliceGPT (2401.15024) for `center`. Departures: embedding rows are centred for LayerNorm models only, because RMSNorm is not invariant to a
+SliceGPT (2401.15024) for `center`. Departures: embedding rows are centered for LayerNorm models only, because RMSNorm is not invariant to a
 shift; norms whose gain sits on the residual side of a sublayer (Gemma) stay, and R1 turns their output online; norms are folded only when
 R1 acts, because folding alone changes which numbers are rounded.
 

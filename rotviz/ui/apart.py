@@ -13,6 +13,7 @@ from rotviz.plots.apart import PARTS
 from rotviz.reports.runs import dig, result_of
 from rotviz.store.runs import RunRecord
 from rotviz.ui.weights import LOUDER, short
+from rotviz.ui.words import capital
 
 LITTLE = 1e-3
 """Divergences (nats a token) below this are nothing in words: no factor is made of them."""
@@ -42,11 +43,12 @@ def divergences(row: Apart, done: Mapping[str, RunRecord]) -> np.ndarray:
 
 def apart_table(rows: Sequence[Apart], done: Mapping[str, RunRecord]) -> pd.DataFrame:
     """A row for each rotation and method: perplexity of the three, and the median error of the weights where they are rounded."""
+    parts = [part.removesuffix(" alone") for part in PARTS]
     return pd.DataFrame([{
         "rotation": row.rotation, "weights": row.method,
-        **{f"{part}, perplexity": _of(recipe, done, "perplexity", "quantized", "value") for part, recipe in zip(PARTS, row.recipes, strict=True)},
-        **{f"{part}, KL": value for part, value in zip(PARTS, divergences(row, done), strict=True)},
-        "error of the weights, median": weight_error(row, done)} for row in rows])
+        **{f"perplexity, {part}": _of(recipe, done, "perplexity", "quantized", "value") for part, recipe in zip(parts, row.recipes, strict=True)},
+        **{f"KL, {part}": value for part, value in zip(parts, divergences(row, done), strict=True)},
+        "weights' error, median": weight_error(row, done)} for row in rows])
 
 
 def weight_error(row: Apart, done: Mapping[str, RunRecord]) -> float:
@@ -75,7 +77,7 @@ def _against(row: Apart, found: Mapping[tuple[str, str], np.ndarray], errors: Ma
         return ""
     weights, inputs = (_change(float(a), float(b)) for a, b in zip(plain[:2], turned[:2], strict=True))
     before, after = errors[NONE, row.method], errors[row.rotation, row.method]
-    return (f"**{row.rotation[:1].upper()}{row.rotation[1:]}** {_done_to('activations', inputs)} (KL {short(plain[1])} → {short(turned[1])}) and "
+    return (f"**{capital(row.rotation)}** {_done_to('activations', inputs)} (KL {short(plain[1])} → {short(turned[1])}) and "
             f"{_done_to(f'{row.method} weights', weights)} ({short(plain[0])} → {short(turned[0])}). {_why(weights, before, after)}").rstrip()
 
 

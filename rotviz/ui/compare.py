@@ -1,6 +1,6 @@
-"""What the page Compare shows: figures and tables of two to six runs, in the order and with the colours that the reader chose them in.
+"""What the page Compare shows: figures and tables of two to six runs, in the order and with the colors that the reader chose them in.
 
-A run keeps its colour in every figure, because all of them name the runs in the same order. Scores by token are large and never change: they are kept
+A run keeps its color in every figure, because all of them name the runs in the same order. Scores by token are large and never change: they are kept
 as shared resources. Continuations are made under a lock, one model at a time, and kept on disk (pipeline/generation.py).
 """
 
@@ -53,7 +53,7 @@ _GENERATING = threading.Lock()
 
 
 def labels_of(records: Sequence[RunRecord]) -> dict[str, str]:
-    """What figures and tables call the runs: the rotation alone where nothing else tells them apart, which brings its own colour."""
+    """What figures and tables call the runs: the rotation alone where nothing else tells them apart, which brings its own color."""
     names = names_of(records)
     methods = {r.run_id: method_of(r) for r in records}
     rest = {names[i].removeprefix(method) for i, method in methods.items()}
@@ -134,7 +134,7 @@ def residual_lines(records: Sequence[RunRecord], measure: str, block: int) -> Dr
 
 
 def ratio_maps(records: Sequence[RunRecord]) -> dict[str, Drawing]:
-    """By name of every run but the first: where its errors are smaller and larger than the first one's, all on one colour scale."""
+    """By name of every run but the first: where its errors are smaller and larger than the first one's, all on one color scale."""
     names = labels_of(records)
     first = error_grid(result_of(records[0]))
     pairs = {}
@@ -211,7 +211,7 @@ def channel_rows(lines: Mapping[str, np.ndarray], channel: int) -> pd.DataFrame:
 class Tokens:
     """Runs that scored the same tokens, one by one: T = windows x length tokens in a row.
 
-    runs: by name their scores; against: the name of what they are compared with; texts and massive: of all T tokens; methods: names for the colours.
+    runs: by name their scores; against: the name of what they are compared with; texts and massive: of all T tokens; methods: names for the colors.
     """
 
     runs: Mapping[str, TokenScores]

@@ -117,8 +117,8 @@ def verdict_words(name: str, verdict: Verdict, what: str) -> str:
     if verdict.kind == UNKNOWN:
         return f"**{name}**: cannot be told, for it takes at least two {BASELINE} seeds with a number."
     share = f" ({100 * verdict.difference / verdict.mean:+.1f} %)".replace("-", "−") if verdict.mean else ""
-    colour = {HELPS: "green", SAME: "gray", HURTS: "red"}[verdict.kind]
-    return (f"**{name}** :{colour}-badge[{verdict.kind}] {capital(what)} {number(verdict.value)} against a mean of {number(verdict.mean)} over "
+    color = {HELPS: "green", SAME: "gray", HURTS: "red"}[verdict.kind]
+    return (f"**{name}** :{color}-badge[{verdict.kind}] {capital(what)} {number(verdict.value)} against a mean of {number(verdict.mean)} over "
             f"{count(verdict.seeds, f'{BASELINE} seed')}{share}; one more seed would fall between {number(verdict.low)} and "
             f"{number(verdict.high)}.")
 

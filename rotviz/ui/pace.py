@@ -10,6 +10,7 @@ from rotviz.reports.runs import classifies, dig, duration
 from rotviz.rotations import ROTATIONS, learns
 from rotviz.store.runs import RunRecord, Status, Store
 from rotviz.types import FLOAT_BITS, Modality
+from rotviz.ui.words import capital
 
 TEXT_STAGES = ("walk", "score", "ablate", "checkpoint")
 
@@ -72,6 +73,11 @@ def estimate(recipes: Sequence[Recipe]) -> str:
         return "time not measured yet on this machine"
     about = f"about {duration(high)}" if high < 1.1 * low + 1 else f"{duration(low)} to {duration(high)}"
     return f"{about}{f' and {unknown} of a kind not measured yet' if unknown else ''}"
+
+
+def sentence(recipes: Sequence[Recipe]) -> str:
+    """The estimate as a sentence."""
+    return f"{capital(estimate(recipes))}."
 
 
 def _wanted(recipe: Recipe) -> int:

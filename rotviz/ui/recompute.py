@@ -20,7 +20,7 @@ from rotviz.store.runs import RunRecord, Status
 from rotviz.ui.accumulated import matching, queue_runs, watch
 from rotviz.ui.first_minute import stored
 from rotviz.ui.live import stopped_run
-from rotviz.ui.pace import estimate
+from rotviz.ui.pace import sentence
 from rotviz.ui.runs import stopped
 
 SEED = 0
@@ -55,7 +55,7 @@ def _recompute(comparison: Mapping[str, Any]) -> None:
     left, right = st.columns([2, 3], vertical_alignment="center")
     left.button(f"Queue {len(missing)} run{'' if len(missing) == 1 else 's'}" if missing else "Nothing is missing", key="redo-queue",
                 disabled=not missing, icon=":material/playlist_add:", on_click=queue_runs, args=(missing,))
-    right.caption(f"{estimate(missing)}." if missing else "Every recipe has a result or is on its way.")
+    right.caption(sentence(missing) if missing else "Every recipe has a result or is on its way.")
     watch([record for record in known.values() if not record.over])
     for record in stopped(comparison["recipe"]["model"], missing):
         stopped_run(record)

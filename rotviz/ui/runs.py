@@ -120,9 +120,9 @@ def already_done(recipes: Sequence[Recipe]) -> dict[str, str]:
 
 
 def badge(status: Status) -> str:
-    """The status as Markdown: an icon, a word and a colour."""
-    word, icon, colour = BADGES[status]
-    return f":{colour}-badge[{icon} {word}]"
+    """The status as Markdown: an icon, a word and a color."""
+    word, icon, color = BADGES[status]
+    return f":{color}-badge[{icon} {word}]"
 
 
 def safe(text: str) -> str:

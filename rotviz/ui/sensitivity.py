@@ -115,7 +115,7 @@ def estimated(recipe: Recipe, key: str) -> Preview | None:
         return found
     path = str(preview_path(recipe))
     st.button("Estimate from gradients", key=key, icon=":material/bolt:", type="primary", on_click=_want, args=(path,))
-    st.caption(f"{SAMPLES} windows of {recipe.text.length} tokens forward and back through the float model: some seconds for a small model")
+    st.caption(f"{SAMPLES} windows of {recipe.text.length} tokens forward and back through the float model: some seconds for a small model.")
     if st.session_state.pop(_WANTED, None) == path:
         with progress("Estimating from gradients") as say:
             preview(recipe, loaded=_loaded(recipe.model, weights_mark(recipe.model)), progress=say)

@@ -400,6 +400,6 @@ def _grid(frame: pd.DataFrame, columns: str, values: str) -> ByLinear:
 
 
 def common_range(found: Sequence[ByLinear]) -> tuple[float, float] | None:
-    """Limits of the colours that maps share."""
+    """Limits of the colors that maps share."""
     known = np.concatenate([f.values[np.isfinite(f.values) & (f.values > 0)] for f in found]) if found else np.empty(0)
     return (float(known.min()), float(known.max())) if known.size and known.max() > known.min() else None

@@ -101,7 +101,7 @@ def test_doctor_speaks_of_images_and_every_slot(models, name):
     assert facts["reads"] == f"images of 3 x 32 x 32 in patches of 8 x 8: {17 if name == 'tiny-vit' else 18} positions"
     assert facts["norm"] == "LayerNorm" and facts["classes"] == "10" and "both ways" in facts["attention"]
     assert all(s.acts and s.how and s.construction and s.remark for s in diagnosis.slots)
-    assert "centred first" in diagnosis.slots[0].remark
+    assert "centered first" in diagnosis.slots[0].remark
 
 
 def test_a_model_without_a_head_is_refused(models):

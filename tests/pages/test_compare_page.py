@@ -199,7 +199,7 @@ def test_one_block_and_one_site_move_every_figure(store: Store) -> None:
     at = _page(_of(store, method="none"), _of(store), _of(store, kv=4), ctab="Blocks", b="0", s="mlp_in")
     lines, bars, residual, *maps = _charts(at)
     assert len([t for t in lines["data"] if t.get("showlegend", True)]) == 3 and _marked(lines) == 0
-    assert len(maps) == 2 and maps[0]["data"][0]["zmax"] == maps[1]["data"][0]["zmax"], "one colour scale"
+    assert len(maps) == 2 and maps[0]["data"][0]["zmax"] == maps[1]["data"][0]["zmax"], "one color scale"
     at.slider(key="b").set_value(1).run()
     moved = _charts(at)
     assert _marked(moved[0]) == _marked(moved[2]) == 1 and moved[1]["data"] != bars["data"] and moved[2]["data"] == residual["data"]

@@ -389,17 +389,17 @@ def test_scatter_counts_sides():
     assert drawing.figure.data[-1].marker.symbol == "diamond"
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return float(np.dot([0.2126, 0.7152, 0.0722], [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]))
 
 
-def test_colours_stand_out_on_light_and_dark():
-    colours = {s.color for s in (*palette.NAMED.values(), *palette.SPARE)} | {palette.VERMILION} | {c for _, c in palette.LINES}
-    for colour in colours:
+def test_colors_stand_out_on_light_and_dark():
+    colors = {s.color for s in (*palette.NAMED.values(), *palette.SPARE)} | {palette.VERMILION} | {c for _, c in palette.LINES}
+    for color in colors:
         for page in ("#FFFFFF", "#0E1117"):
-            a, b = sorted((luminance(colour), luminance(page)))
-            assert (b + 0.05) / (a + 0.05) >= 3, (colour, page)
+            a, b = sorted((luminance(color), luminance(page)))
+            assert (b + 0.05) / (a + 0.05) >= 3, (color, page)
 
 
 def test_methods_keep_their_own_look():
@@ -449,8 +449,8 @@ def test_token_winners_are_safe_and_say_who_won_in_words_and_letters():
     assert ">H</span>" in strip and ">N</span>" in strip and "none (1 token)" in strip and "hadamard (1 token)" in strip
     assert winners(np.array([[1.0, NAN], [NAN, NAN]])).tolist() == [0, -1]
     assert letters_for(["hadamard", "none", "hadamard, seed 1"]) == {"hadamard": "H", "none": "N", "hadamard, seed 1": "3"}
-    for background, colour in re.findall(r"background:(#[0-9A-F]{6});color:(#[0-9A-F]{6})", strip):
-        a, b = sorted((luminance(background), luminance(colour)))
+    for background, color in re.findall(r"background:(#[0-9A-F]{6});color:(#[0-9A-F]{6})", strip):
+        a, b = sorted((luminance(background), luminance(color)))
         assert (b + 0.05) / (a + 0.05) >= 4.5
     assert "0 tokens" in draw_token_winners([], {"none": np.empty(0)}) and "0 methods" in draw_token_winners(["a"], {})
     with pytest.raises(BadInput, match="token texts"):
@@ -477,7 +477,7 @@ def sizes_in(node, path=""):
 
 @pytest.mark.parametrize("name", list(cases.DRAWINGS))
 def test_no_text_of_a_figure_is_smaller_than_12_pixels(name):
-    """In layout, traces, colour bars, annotations and inline styles; what says nothing gets the figure's own size."""
+    """In layout, traces, color bars, annotations and inline styles; what says nothing gets the figure's own size."""
     drawing = cases.DRAWINGS[name]()
     plain = json.loads(drawing.figure.to_json())
     assert drawing.figure.layout.font.size >= 12 and drawing.figure.layout.hoverlabel.font.size >= 12

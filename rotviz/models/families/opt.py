@@ -1,6 +1,6 @@
 """OPT: the LayerNorm path. Learned positions, biases everywhere, ReLU between two linears, no RoPE.
 
-LayerNorm subtracts each token's mean, which a rotation does not keep. Where every writer to the residual stream is centred first (SliceGPT,
+LayerNorm subtracts each token's mean, which a rotation does not keep. Where every writer to the residual stream is centered first (SliceGPT,
 arXiv 2401.15024), the stream has no mean, LayerNorm equals RMSNorm, and R1 can act. That needs the norm before each sublayer and embeddings
 of the model's own width: OPT-350m has neither and is refused.
 """

@@ -3,7 +3,7 @@
     image [C, H, W] -> patches of P x P -> convolution to D + learned positions, a class token before them -> blocks -> LayerNorm -> classifier
 
 Each block is OPT's: LayerNorm, attention with biases and without RoPE, LayerNorm, two linears. So the LayerNorm path holds here as well: where
-every writer to the residual stream is centred first (the patch filters and their bias, class token and positions, output and down projections) the
+every writer to the residual stream is centered first (the patch filters and their bias, class token and positions, output and down projections) the
 stream has no mean, LayerNorm equals RMSNorm and R1 folds. Attention looks both ways and nothing is cached: what the recipe calls the KV cache is here
 the keys and values that enter attention. Nothing but the class token is read out, so what rounding does to the patches counts as far as it reaches
 that token.
