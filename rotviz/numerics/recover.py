@@ -112,7 +112,7 @@ def _fit_line(v: Tensor, k: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor,
     """Step and float zero [R, 1] of numbers v [R, n] at codes k, and which rows they reproduce."""
     middle, mean, slope = _line(v, k)
     step, zero = slope.float(), (middle - mean / slope).float()
-    left, fits = torch.arange(len(v)), torch.zeros(len(v), dtype=torch.bool)
+    left, fits = torch.arange(len(v), device=v.device), torch.zeros(len(v), dtype=torch.bool, device=v.device)
     near = v.abs().argmin(-1, keepdim=True)
     for _ in range(2):  # the smallest number knows the zero best, the largest the step
         zero[left] = (k.gather(-1, near)[left] - v.gather(-1, near)[left] / step[left].double()).float()

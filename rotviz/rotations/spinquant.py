@@ -72,7 +72,7 @@ class SpinQuant:
         model = RotatedModel(task.source, task.plan, self._weights(task.specs), task.specs.activations, task.specs.kv)
         watch = Watch(watched_rows(task).to(task.source.device), evaluated_grid(task.specs)) if task.plan.r1 is not None else None
         yield LearningStep(0.05, f"{len(windows)} windows to learn from, {len(held)} to judge by")
-        state = _State.resumed(task.folder) or _State.begun(task)
+        state = _State.resumed(task.folder, task.source.device) or _State.begun(task)
         while state.step <= self.steps:
             task.stop_if_cancelled()
             metrics: dict[str, float] = {"step": float(state.step)}
@@ -161,13 +161,13 @@ class _State:
         return cls(0, matrices, {k: torch.zeros_like(v) for k, v in matrices.items()}, dict(matrices), math.inf)
 
     @classmethod
-    def resumed(cls, folder: Path) -> "_State | None":
-        """The state that `keep` left, if it did."""
+    def resumed(cls, folder: Path, device: torch.device) -> "_State | None":
+        """The state that `keep` left, if it did, on the device where learning goes on."""
         path = folder / KEPT
         if not path.is_file():
             return None
         kept = load_file(path)
-        parts = [{k.split("/")[1]: v for k, v in kept.items() if k.startswith(part)} for part in ("matrix/", "velocity/", "best/")]
+        parts = [{k.split("/")[1]: v.to(device) for k, v in kept.items() if k.startswith(part)} for part in ("matrix/", "velocity/", "best/")]
         return cls(int(kept["step"]), *parts, float(kept["lowest"]))
 
     def keep(self, folder: Path) -> None:

@@ -1,0 +1,131 @@
+"""What a recipe does with device = "cuda", on a pretended GPU (tests/pretended.py): nothing stays behind on the CPU, resumed or not, and the numbers
+are the CPU's."""
+
+from contextlib import closing
+from pydoc_data.topics import topics
+
+import pytest
+import torch
+from pretended import on_gpu, pretended_gpu
+
+from rotviz.deployment.bench import measure as measure_deployment
+from rotviz.deployment.build import deploy
+from rotviz.deployment.folder import load, save
+from rotviz.models.tiny import TINY
+from rotviz.pipeline.generation import continuation
+from rotviz.pipeline.preview import estimates, preview
+from rotviz.pipeline.recipe import Recipe, with_changes
+from rotviz.pipeline.run import finish, run
+from rotviz.pipeline.throughput import measure as measure_evaluation
+from rotviz.quantizers import QUANTIZERS
+from rotviz.rotations import ROTATIONS
+
+SMALL = {"text": {"windows": 1, "length": 48, "samples": 2}, "weights": {"omniquant": {"epochs": 1}, "rounding": {"iterations": 4, "batch": 2}},
+         "rotation": {"spinquant": {"steps": 2, "check": 1}}}
+DEPLOYABLE = {"W4A4KV4": (("kv.bits", 4),), "W4A16KV4": (("activations.bits", 16), ("kv.bits", 4), ("kv.symmetric", True)),
+              "groups": (("weights.group", 16), ("activations.group", 16)), "bfloat16": (("dtype", "bfloat16"), ("kv.bits", 4)),
+              "minima": tuple((f"{part}.{key}", value) for part in ("weights", "activations") for key, value in (
+                  ("format", "int_min"), ("symmetric", False), ("clip", "none"), ("group", 16)))}
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "small.txt"
+    path.write_text(topics["assignment"])
+    return str(path)
+
+
+@pytest.fixture(params=["torch", "triton"])
+def backend(request, monkeypatch):
+    """On a GPU the references run where Triton is not installed, else the kernels, which are interpreted here."""
+    monkeypatch.setattr("rotviz.kernels.choice.triton_installed", lambda: request.param == "triton")
+    if request.param == "triton":
+        pytest.importorskip("triton")
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+def recipe(text, *changes, device="cuda"):
+    here = [("model", "tiny-llama"), ("text.evaluation", text), ("text.calibration", text), ("device", device)]
+    return Recipe.from_dict(with_changes(SMALL, [*here, *changes]))
+
+
+def on_both(text, *changes):
+    """The result on the GPU and on the CPU."""
+    with pytest.MonkeyPatch.context() as patch, pretended_gpu(patch):
+        found = finish(run(recipe(text, *changes)))
+    return found, finish(run(recipe(text, *changes, device="cpu")))
+
+
+def test_the_pretended_gpu_keeps_books(monkeypatch):
+    x = torch.ones(3, 4)
+    with pretended_gpu(monkeypatch):
+        y, linear = x.to("cuda"), torch.nn.Linear(4, 2).to("cuda")
+        linear(y).sum().backward()
+        for made in (y, y.T[1:], y.new_zeros(3), torch.zeros_like(y), torch.arange(3, device=y.device), y + torch.tensor(1.0), linear.weight.grad,
+                     y.detach().data, y[torch.tensor([0])], x.to(y)):
+            assert made.device.type == "cuda" and on_gpu(made) and made.is_cuda
+        for made in (x, y.cpu(), torch.ones(2), torch.empty(3, 4).copy_(y), y.to("cpu", torch.float64)):
+            assert made.device.type == "cpu" and not made.is_cuda
+        for bad in (lambda: y + x, lambda: x @ y.T, lambda: torch.cat([x, y]), lambda: x[torch.zeros(1, dtype=torch.long, device="cuda")],
+                    lambda: torch.randn(2, device="cuda", generator=torch.Generator()), lambda: y.normal_(generator=torch.Generator())):
+            with pytest.raises(RuntimeError, match="cuda"):
+                bad()
+        with pytest.raises(TypeError, match="numpy"):
+            y.numpy()
+
+
+CASES = [
+    (), *[(("rotation.method", name),) for name in ROTATIONS], *[(("weights.method", name),) for name in QUANTIZERS if name != "none"],
+    *[(("model", name), ("kv.bits", 4)) for name in TINY], (("dtype", "bfloat16"),), (("scaling.method", "smoothquant"),),
+    (("allocation.method", "importance"),), (("activations.group", 16),), (("weights.format", "power"),), (("weights.format", "nvfp4"),),
+    (("weights.method", "omniquant"), ("weights.group", 16), ("weights.symmetric", False)), (("ablation.unit", "module"),)]
+
+
+@pytest.mark.parametrize("changes", CASES, ids=str)
+def test_a_run(changes, text):
+    found, wanted = on_both(text, *changes)
+    assert found.quantized.value == pytest.approx(wanted.quantized.value, rel=1e-2) and "pretended" in found.environment["device"]
+    assert found.reference.value == pytest.approx(wanted.reference.value, rel=1e-3)
+
+
+def test_a_classifier(text):
+    found, wanted = on_both(text, ("model", "tiny-vit"), ("images.count", 20), ("images.samples", 4))
+    assert found.classification.agreement.value == pytest.approx(wanted.classification.agreement.value)
+
+
+@pytest.mark.parametrize("stage, changes", [("learn", (("rotation.method", "spinquant"),)), ("learn", (("rotation.method", "dartquant"),)),
+                                            ("walk", (("rotation.method", "hadamard"),)), ("walk", (("weights.method", "gptq"),))], ids=str)
+def test_a_run_that_was_interrupted(stage, changes, text, tmp_path, monkeypatch):
+    wanted = finish(run(recipe(text, *changes, device="cpu")))
+    monkeypatch.setenv("ROTVIZ_HOME", str(tmp_path / "home"))  # where nothing is learned yet
+    with pretended_gpu(monkeypatch):
+        with closing(run(recipe(text, *changes), checkpoint=tmp_path)) as events:
+            assert next(event for event in events if event.stage == stage)
+            next(events)
+        found = finish(run(recipe(text, *changes), checkpoint=tmp_path))
+    assert found.quantized.value == pytest.approx(wanted.quantized.value, rel=1e-2)
+
+
+@pytest.mark.parametrize("changes", DEPLOYABLE.values(), ids=DEPLOYABLE)
+def test_a_deployed_model(changes, backend, text, tmp_path, monkeypatch):
+    with pretended_gpu(monkeypatch):
+        deployed, ids = deploy(recipe(text, *changes)), torch.arange(1, 7, device="cuda")[None]
+        logits = deployed.model(ids).logits
+        assert all(on_gpu(x) for x in (*deployed.model.parameters(), *deployed.model.buffers(), logits))
+        new = deployed.model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0, eos_token_id=None)
+        assert on_gpu(new) and new.shape == (1, 9)
+        save(deployed, tmp_path / "kept")
+        again = load(tmp_path / "kept", "cuda").model
+        assert torch.equal(again(ids).logits, logits) and all(on_gpu(x) for x in again.parameters())
+
+
+def test_benchmarks_estimates_and_texts(text, monkeypatch):
+    monkeypatch.setattr("rotviz.kernels.choice.triton_installed", lambda: False)
+    monkeypatch.setattr("torch.cuda.Event", None)
+    with pretended_gpu(monkeypatch):
+        found = measure_deployment(recipe(text, ("kv.bits", 4)), prompt=8, new=2, rounds=1)
+        assert found["rounds"] and not found["not_measured"]
+        first = measure_evaluation("tiny-llama", text, windows=1, length=32, rounds=1, device="cuda")["rounds"][0]
+        assert first["first"]["perplexity"] == pytest.approx(first["plain"]["perplexity"], rel=1e-4)
+        assert estimates(preview(recipe(text)), recipe(text), "block")
+        assert len(finish(continuation(recipe(text), "x = 1", 4)).tokens) <= 4
