@@ -11,15 +11,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from install_browser import find
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 SWITCHES = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+PATIENCE = 90_000
+"""Milliseconds."""
 READY = "[data-testid='stApp'][data-test-script-state='notRunning']"
 
 
@@ -55,10 +58,21 @@ def chromium() -> Iterator[Browser]:
     """A headless Chromium."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find(), args=SWITCHES)
+        browser.new_page, browser.new_context = _patient(browser.new_page), _patient(browser.new_context)
         try:
             yield browser
         finally:
             browser.close()
+
+
+def _patient(opening: Callable[..., Any]) -> Callable[..., Any]:
+    """Pages and contexts that wait longer than Playwright's 30 s: a busy machine with two cores is slow, not wrong."""
+    def opened(**options: Any) -> Any:
+        made = opening(**options)
+        made.set_default_timeout(PATIENCE)
+        return made
+
+    return opened
 
 
 def wait_for(address: str, server: subprocess.Popen, seconds: float = 60) -> None:
