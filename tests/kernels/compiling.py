@@ -2,8 +2,8 @@
 
 Triton carries its own assembler, so a kernel can be taken all the way to machine code on a machine without a GPU. Each launch function is
 called as usual, with a compiler in the kernel's place that turns the arguments into a signature. Printed as JSON, one object a kernel:
-bytes of shared memory, registers a thread, bytes of stack a thread (registers that spilled), machine instructions, and how many of them read global
-memory less than four bytes at a time into registers.
+bytes of shared memory, fused multiply-adds (as PTX), registers a thread, bytes of stack a thread (registers that spilled), machine
+instructions, and how many of them read global memory less than four bytes at a time into registers.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class Compiler:
     def __getitem__(self, grid: Any) -> Any:
         return self.compile
 
-    def compile(self, *arguments: Any, num_warps: int = 4, **constants: Any) -> None:
+    def compile(self, *arguments: Any, num_warps: int = 4, enable_fp_fusion: bool = True, **constants: Any) -> None:
         """Compile for these arguments as Triton would have, with its assumptions about alignment."""
         names = self.kernel.arg_names
         signature, aligned = dict.fromkeys(constants, "constexpr"), {}
@@ -54,8 +54,9 @@ class Compiler:
             if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
                 aligned[(place,)] = [["tt.divisibility", 16]]
         source = ASTSource(self.kernel, {name: signature[name] for name in names}, constants, aligned)
-        made = triton.compile(source, target=self.target, options={"num_warps": num_warps})
-        print(json.dumps({"kernel": self.kernel.__name__, "shared": made.metadata.shared, **_usage(made.asm["cubin"])}), flush=True)
+        made = triton.compile(source, target=self.target, options={"num_warps": num_warps, "enable_fp_fusion": enable_fp_fusion})
+        print(json.dumps({"kernel": self.kernel.__name__, "shared": made.metadata.shared,
+                          "fused": made.asm["ptx"].count("fma.rn"), **_usage(made.asm["cubin"])}), flush=True)
 
 
 def _type(value: Any) -> str:
@@ -92,7 +93,7 @@ def main() -> None:
     _products()
     x = torch.empty(64, 4096, dtype=HALF)
     minimum = QuantSpec(4, False, Granularity.GROUP, 32, number_format="int_min")
-    for spec, group in ((QuantSpec(4, False, Granularity.GROUP, 128), 128), (QuantSpec(8, True), 4096), (minimum, 32)):
+    for spec, group in ((QuantSpec(4, False, Granularity.GROUP, 128), 128), (QuantSpec(8, True), 4096), (QuantSpec(4, False), 4096), (minimum, 32)):
         packed = room_for(x, spec, group)
         quantize.launch_quantize(x, packed, group, 1.0, True)
         quantize.launch_dequantize(packed, x)

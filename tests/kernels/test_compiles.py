@@ -31,6 +31,7 @@ def test_every_kernel_compiles(capability, tmp_path):
     for one in made:
         assert one["shared"] <= SHARED_LIMIT[capability] and one["stack"] <= 256, one
     assert all(one["narrow"] == 0 for one in made if one["kernel"] in PRODUCTS), "inputs come in wide reads"
+    assert all(one["fused"] % 2 == 0 for one in made if one["kernel"] == "quantize_kernel"), "two a number, as asked for"
     for four, eight in product_pairs(made):
         assert four["instructions"] < 1.5 * eight["instructions"], "4-bit codes are taken apart four bytes at a time"
 

@@ -51,7 +51,7 @@ def test_fused(n, bits, symmetric, device):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("spec", [QuantSpec(4, False), QuantSpec(8, True), QuantSpec(4, False, Granularity.GROUP, 128), QuantSpec(4, True, clip=0.9),
-                                  QuantSpec(4, False, Granularity.GROUP, 16, number_format="int_min")], ids=str)
+                                  QuantSpec(4, False, clip=0.9), QuantSpec(4, False, Granularity.GROUP, 16, number_format="int_min")], ids=str)
 def test_rounding(spec, dtype, device):
     x = draw(1001, 4096, dtype=dtype, device=device)
     ours, plain = quantize(x, spec), quantize(x, spec, backend="torch")

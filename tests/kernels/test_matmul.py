@@ -108,6 +108,9 @@ def test_products_that_do_not_fit_are_refused(device):
         integer_matmul(quantize(torch.ones(1, 64), QuantSpec(4)), packed_weight(8, 64, 4, False, 0, "cpu"))
     with pytest.raises(BadInput, match="half a byte"):
         integer_matmul(quantize(torch.ones(1, 64, device=device), QuantSpec(8)), weight, backend="triton")
+    minima = quantize(torch.ones(1, 64, device=device), QuantSpec(4, False, number_format="int_min", clip="none"))
+    with pytest.raises(BadInput, match="not whole"):
+        integer_matmul(minima, weight, backend="triton")
 
 
 def test_any_leading_axes(device):

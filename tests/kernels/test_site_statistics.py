@@ -73,7 +73,8 @@ def test_a_share_has_an_end(device):
         assert ours.moments.kurtosis == pytest.approx(plain.moments.kurtosis, rel=MOMENTS)
 
 
-@pytest.mark.parametrize("first, rest", [(1e-30, 1e3), (0.0, 1e-12), (0.0, 1e20), (1e20, 1e-12), (3e38, 1.0), (1e-40, 1.0)])
+@pytest.mark.parametrize("first, rest", [(1e-30, 1e3), (1.0, 2.0**29), (0.0, 1e-12), (0.0, 1e20), (1e20, 1e-12),
+                                         (3e38, 1.0), (1e-40, 1.0)])
 def test_a_first_tile_that_is_like_nothing_after_it(first, rest, device):
     x = draw(96, 64, device=device)
     x[:32] = x[:32] / x[:32].abs().max() * first
@@ -82,6 +83,17 @@ def test_a_first_tile_that_is_like_nothing_after_it(first, rest, device):
     assert torch.equal(ours.counts, plain.counts) and torch.equal(ours.peaks, plain.peaks) and torch.equal(ours.peak_tokens, plain.peak_tokens)
     assert ours.moments.std == pytest.approx(plain.moments.std, rel=MOMENTS) and ours.moments.mean == pytest.approx(plain.moments.mean, rel=MOMENTS)
     assert ours.moments.kurtosis == pytest.approx(plain.moments.kurtosis, rel=MOMENTS)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.parametrize("factor", [2.0**24, 2.0**26, 2.0**28])
+def test_fourth_powers_of_a_whole_share_fit(factor, device):
+    from rotviz.kernels.statistics.triton_kernel import launch
+
+    x = draw(1024, 128, device=device).abs().clamp(0.5, 1.5)
+    x[32:] *= factor
+    ours, plain = launch(x, 1).moments, site_statistics(x, backend="torch").moments
+    assert ours.std == pytest.approx(plain.std, rel=32 * MOMENTS) and ours.kurtosis == pytest.approx(plain.kurtosis, abs=1e-3)
 
 
 def test_a_mean_that_jumps_after_the_first_tile(device):

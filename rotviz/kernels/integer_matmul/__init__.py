@@ -52,6 +52,8 @@ def obstacle(x: Packed, weight: Packed) -> str | None:
         return f"it writes float32, bfloat16 and float16, not {x.dtype}"
     if x.two_a_byte != weight.two_a_byte:
         return "activations and weights must both be in half a byte or both in a byte"
+    if x.spec.number_format != "int":
+        return f"zeros of the grid {x.spec.number_format} are not whole"
     if x.zero is not None and not includes_zero(x.spec):
         return "the zeros of activations whose range need not reach 0 may not fit int32"
     return f"sums over {x.width} inputs may not fit int32" if x.width > LONGEST else None

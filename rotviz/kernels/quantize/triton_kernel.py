@@ -76,7 +76,8 @@ def launch_quantize(x: Tensor, packed: Packed, group: int, ratio: float, with_ze
         quantize_kernel[(triton.cdiv(count, rows),)](
             x, packed.data, packed.step, packed.step if packed.zero is None else packed.zero, count, ratio, WIDTH=group, PADDED=padded,
             ROWS=rows, BITS=spec.bits, SYMMETRIC=spec.symmetric, MINIMUM=spec.number_format == "int_min", WITH_ZERO=with_zero,
-            PACKED=packed.two_a_byte, num_warps=warps)
+            PACKED=packed.two_a_byte, num_warps=warps,
+            enable_fp_fusion=False)  # products with the clip are rounded before they are subtracted, as the reference does; what is to fuse says so
 
 
 def launch_dequantize(packed: Packed, y: Tensor) -> None:

@@ -87,7 +87,7 @@ def statistics_kernel(
     tl.store(out + 5, tl.sum(tl.sum(z3, axis=0), axis=0))
     tl.store(out + 6, tl.sum(tl.sum(z4, axis=0), axis=0))
     tl.store(out + 7, tl.sum((highest >= 0x7F800000).to(tl.float32), axis=0))
-    tl.store(out + 8, ((top > 2.0**30) | ((top < 2.0**-20) & (top > 0))).to(tl.float32))
+    tl.store(out + 8, ((top > 2.0**26) | ((top < 2.0**-20) & (top > 0))).to(tl.float32))
     tl.store(counts_ptr + (split * strips + strip).to(tl.int64) * BINS + tl.arange(0, BINS), counts)
     tl.store(peaks_ptr + split.to(tl.int64) * width + d, highest.to(tl.float32, bitcast=True), mask=d < width)
     tl.store(tokens_ptr + split.to(tl.int64) * width + d, tokens, mask=d < width)
