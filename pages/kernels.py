@@ -20,9 +20,10 @@ import streamlit as st
 import torch
 
 from rotviz.deployment.shelf import deployed_folder, described, is_deployed, kept_benchmark, refusal
-from rotviz.device import resolve_device, tensor_cores_missing
+from rotviz.device import resolve_device
 from rotviz.errors import BadInput
 from rotviz.kernels.bench import Ceilings, Row, measure
+from rotviz.kernels.choice import kernels_missing
 from rotviz.kernels.cost import SHAPES, Shape, memory_by_part, online_rotations
 from rotviz.pipeline.recipe import Recipe
 from rotviz.plots.memory_by_part import draw_memory_by_part
@@ -199,7 +200,7 @@ def _missing(device: torch.device) -> str | None:
     if device.type != "cuda":
         return ("This machine shows no GPU, so the Triton kernels are not measured here. What can be measured is their references in torch on the "
                 "CPU. On a GPU server: python -m rotviz bench kernels --json.")
-    why = tensor_cores_missing(device)
+    why = kernels_missing(device)
     return why and f"No operation's Triton kernel runs on this GPU: {why}. Their references in torch do, and are what is measured here."
 
 

@@ -166,6 +166,7 @@ def kernels_record(device: str, quick: bool, repeats: int) -> dict[str, Any]:
     from rotviz.device import describe, resolve_device
     from rotviz.errors import BadInput
     from rotviz.kernels.bench import Ceilings, measure
+    from rotviz.kernels.choice import kernels_missing
     from rotviz.pipeline.result import environment
 
     if repeats < 1:
@@ -175,9 +176,9 @@ def kernels_record(device: str, quick: bool, repeats: int) -> dict[str, Any]:
     ceilings, rows = {}, []
     for found in measure(place, quick=quick, repeats=repeats):
         if isinstance(found, Ceilings):
-            missing = "" if place.type == "cuda" else ("This machine shows no GPU: the times are of the torch references on the CPU, and the "
-                                                       "Triton kernels are not measured.")
-            ceilings = asdict(found) | {"not_measured": missing}
+            why = kernels_missing(place)
+            words = f"The Triton kernels are not measured ({why}): the times are of their references in torch." if why else ""
+            ceilings = asdict(found) | {"not_measured": words}
         else:
             rows.append(asdict(found))
             progress(min(0.99, len(rows) / 40), f"{found.kernel}, {found.size}")

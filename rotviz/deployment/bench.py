@@ -22,13 +22,14 @@ from rotviz.deployment.build import Deployed, Say, cache_argument, deploy, silen
 from rotviz.deployment.size import CONTEXT, measured_bytes, weigh
 from rotviz.device import describe, resolve_device, resolve_dtype, wait_for
 from rotviz.errors import BadInput
+from rotviz.kernels.choice import kernels_missing
 from rotviz.models.loading import LoadedModel, load
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.result import environment
 from rotviz.texts import load_text, prompt_tokens
 
-NO_GPU = ("This machine shows no GPU: the deployed model ran on the torch references of the kernels, which unpack the weights at every step. "
-          "The Triton kernels are not measured.")
+REFERENCES = ("The Triton kernels are not measured ({}): the deployed model ran on their references in torch, which unpack the weights at every "
+              "step.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +108,12 @@ def measure(recipe: Recipe, *, prompt: int, new: int, rounds: int, dtype: str = 
     for one in rounds_of(deployed, reference, tokens, new, rounds):
         found.append(one)
         say(0.5 + 0.5 * len(found) / rounds, f"round {len(found)} of {rounds}")
-    parts = weigh(deployed, context)
+    parts, why = weigh(deployed, context), kernels_missing(device)
     return {"environment": environment(describe(device)), "recipe": recipe.to_dict(), "title": recipe.title,
             "bits": recipe.bits_title, "dtype": str(kind).removeprefix("torch."),
             "prompt": tokens.shape[1], "tokens": new, "context": context, "bytes": [part.to_dict() for part in parts],
             "model_bytes": {"deployed": sum(measured_bytes(deployed).values()), "reference": float_bytes(reference)},
-            "rounds": [asdict(one) for one in found], "median": _medians(found), "not_measured": "" if device.type == "cuda" else NO_GPU}
+            "rounds": [asdict(one) for one in found], "median": _medians(found), "not_measured": REFERENCES.format(why) if why else ""}
 
 
 def float_bytes(model: Any) -> int:

@@ -1,7 +1,7 @@
 """Which of two twins runs: the reference in torch, or the Triton kernel.
 
-    auto     the kernel for a tensor on a GPU that can run it, where Triton is installed and the kernel covers the shape; otherwise the
-             reference
+    auto     the kernel for a tensor on a GPU that can run it, where Triton is installed and works and the kernel covers the shape; otherwise
+             the reference
     torch    the reference
     triton   the kernel; a refusal in words where it cannot run. On the CPU it runs only under Triton's interpreter (TRITON_INTERPRET=1, set
              before Triton is imported): slow, and there to check the kernel where no GPU is at hand
@@ -9,10 +9,13 @@
 Nothing is decided at import, and Triton is imported only when a kernel is about to be launched.
 """
 
+import functools
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from rotviz.device import tensor_cores_missing
@@ -31,6 +34,34 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def kernels_missing(device: torch.device) -> str | None:
+    """Why no Triton kernel runs on a device without being asked, or None."""
+    if device.type != "cuda":
+        return "they take a GPU, and this is a CPU"
+    if not triton_installed():
+        return "Triton is not installed"
+    return tensor_cores_missing(device) or (None if interpreting() else launcher_missing())
+
+
+@functools.cache
+def launcher_missing() -> str | None:
+    """Why Triton cannot launch anything on this machine's GPU, or None; told once as a warning too, for "auto" would be slow without a word.
+
+    Triton compiles its own launcher, once, with the machine's C compiler and Python's header files, which many machines lack. Whatever goes
+    wrong there, and it raises errors of many kinds, leaves the references.
+    """
+    from triton.runtime import driver
+
+    try:
+        driver.active.get_current_device()
+    except Exception as found:
+        said = (str(found).splitlines() or [type(found).__name__])[0][:160]
+        why = f"Triton's launcher cannot be built ({said}); it takes a C compiler and Python's header files (on Debian: gcc python3-dev)"
+        warnings.warn(f"{why}. The references in torch run instead, and are slow", stacklevel=2)
+        return why
+    return None
+
+
 def takes_triton(x: Tensor, backend: str, obstacle: str | None = None) -> bool:
     """Whether the kernel runs for x.
 
@@ -44,11 +75,10 @@ def takes_triton(x: Tensor, backend: str, obstacle: str | None = None) -> bool:
     """
     if backend not in BACKENDS:
         raise not_among("backend", backend, BACKENDS)
-    obstacle = obstacle or tensor_cores_missing(x.device)
     if backend == "triton":
-        _require(x, obstacle)
+        _require(x, obstacle or (kernels_missing(x.device) if x.is_cuda else None))
         return True
-    return backend == "auto" and x.is_cuda and obstacle is None and triton_installed()
+    return backend == "auto" and x.is_cuda and (obstacle or kernels_missing(x.device)) is None
 
 
 def fits(backend: str, launch: Callable[..., None], *arguments: object) -> bool:
@@ -66,7 +96,7 @@ def fits(backend: str, launch: Callable[..., None], *arguments: object) -> bool:
         launch(*arguments)
     except OutOfResources as found:
         if backend == "triton":
-            raise BadInput(f"the Triton kernel does not cover this call: it takes {found.required:,} bytes of {found.name}, and this GPU has "
+            raise BadInput(f"the Triton kernel does not cover this call: of {found.name} it takes {found.required:,}, and this GPU has "
                            f"{found.limit:,}; use backend = 'auto' or 'torch'") from None
         return False
     return True

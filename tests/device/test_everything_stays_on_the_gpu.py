@@ -125,7 +125,7 @@ def test_benchmarks_estimates_and_texts(text, monkeypatch):
     monkeypatch.setattr("torch.cuda.Event", None)
     with pretended_gpu(monkeypatch):
         found = measure_deployment(recipe(text, ("kv.bits", 4)), prompt=8, new=2, rounds=1)
-        assert found["rounds"] and not found["not_measured"]
+        assert found["rounds"] and "Triton is not installed" in found["not_measured"]
         first = measure_evaluation("tiny-llama", text, windows=1, length=32, rounds=1, device="cuda")["rounds"][0]
         assert first["first"]["perplexity"] == pytest.approx(first["plain"]["perplexity"], rel=1e-4)
         assert estimates(preview(recipe(text)), recipe(text), "block")

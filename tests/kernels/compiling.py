@@ -3,7 +3,7 @@
 Triton carries its own assembler, so a kernel can be taken all the way to machine code on a machine without a GPU. Each launch function is
 called as usual, with a compiler in the kernel's place that turns the arguments into a signature. Printed as JSON, one object a kernel:
 bytes of shared memory, fused multiply-adds (as PTX), registers a thread, bytes of stack a thread (registers that spilled), machine
-instructions, and how many of them read global memory less than four bytes at a time into registers.
+instructions, how many of them are the longest loop, and how many read global memory less than four bytes at a time into registers.
 """
 
 import contextlib
@@ -72,7 +72,22 @@ def _usage(cubin: bytes) -> dict[str, int]:
         words, code = _run("cuobjdump", "-res-usage", file.name), _run("nvdisasm", "-c", file.name)
     used = {name.lower(): int(re.search(rf"{name}:(\d+)", words)[1]) for name in ("REG", "STACK")}
     lines = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", code)
-    return used | {"instructions": len(lines), "narrow": sum(bool(re.search(r"\bLDG\S*\.[US](8|16)\b", line)) for line in lines)}
+    return used | {"instructions": len(lines), "loop": _longest_loop(code),
+                   "narrow": sum(bool(re.search(r"\bLDG\S*\.[US](8|16)\b", line)) for line in lines)}
+
+
+def _longest_loop(code: str) -> int:
+    """Instructions from a label to the farthest branch back to it; 0 without one. (The branch to itself that ends a kernel is none.)"""
+    labels, longest, count = {}, 0, 0
+    for line in code.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = count
+        if re.search(r"/\*[0-9a-f]{4,}\*/\s+.*?;", line):
+            count += 1
+            back = re.search(r"\bBRA\S*.*?(\.L_x_\d+)", line)
+            if back and count - labels.get(back[1], count) > 1:
+                longest = max(longest, count - labels[back[1]])
+    return longest
 
 
 def _run(tool: str, *arguments: str) -> str:

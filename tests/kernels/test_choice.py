@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import rotviz.kernels.hadamard as kernels_hadamard
 import rotviz.kernels.hadamard_quantize as kernels_fused
 from rotviz.device import tensor_cores_missing
 from rotviz.errors import BadInput, UnknownName
-from rotviz.kernels.choice import interpreting, takes_triton
+from rotviz.kernels.choice import interpreting, kernels_missing, launcher_missing, takes_triton
 from rotviz.kernels.hadamard import hadamard
 from rotviz.kernels.hadamard_quantize import hadamard_quantize
 from rotviz.types import QuantSpec
@@ -64,8 +65,33 @@ def test_a_kernel_that_does_not_fit_the_gpu_leaves_the_call_to_the_reference(mon
     assert torch.equal(turned, plain) and torch.equal(packed.data, codes.data) and torch.equal(packed.step, codes.step)
     assert torch.equal(*(torch.autograd.grad(y.sum(), x)[0] for y in (turned, plain)))
     for call in (lambda: hadamard(x, backend="triton"), lambda: hadamard_quantize(x.detach(), spec, backend="triton")):
-        with pytest.raises(BadInput, match="131,072 bytes of shared memory, and this GPU has 101,376"):
+        with pytest.raises(BadInput, match="of shared memory it takes 131,072, and this GPU has 101,376"):
             call()
+
+
+def test_a_machine_that_cannot_build_tritons_launcher_leaves_the_call_to_the_reference(monkeypatch):
+    class Broken:
+        @property
+        def active(self):
+            raise RuntimeError("Failed to find C compiler.\nand more")
+
+    gpu = torch.device("cuda")
+    monkeypatch.setattr("rotviz.kernels.choice.tensor_cores_missing", lambda device: None)
+    monkeypatch.setattr("triton.runtime.driver", Broken())
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    launcher_missing.cache_clear()
+    with pytest.warns(UserWarning, match=r"Failed to find C compiler.*python3-dev.*slow"):
+        why = kernels_missing(gpu)
+    assert "Failed to find C compiler." in why and "more" not in why
+    assert kernels_missing(gpu) == why  # and not another warning
+    x = SimpleNamespace(device=gpu, is_cuda=True)
+    assert not takes_triton(x, "auto")
+    with pytest.raises(BadInput, match="gcc python3-dev"):
+        takes_triton(x, "triton")
+    launcher_missing.cache_clear()
+    monkeypatch.setattr("triton.runtime.driver", SimpleNamespace(active=SimpleNamespace(get_current_device=lambda: 0)))
+    assert kernels_missing(gpu) is None and takes_triton(x, "auto") and takes_triton(x, "triton")
+    launcher_missing.cache_clear()
 
 
 def test_nothing_imports_triton_on_the_way_in():
