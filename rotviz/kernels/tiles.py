@@ -19,6 +19,15 @@ import triton.language as tl
 
 
 @triton.jit
+def tile_place(rows, channels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Which tile of a product a program makes: strips of rows eight at a time, and within them tile by tile down and along, so that programs
+    which run at the same time read the same rows and weights. One axis of the grid, which may be as long as 2^31 (others end at 65,535)."""
+    down, along = tl.cdiv(rows, BLOCK_M), tl.cdiv(channels, BLOCK_N)
+    program = tl.program_id(0)
+    return tl.swizzle2d(program // along, program % along, down, along, 8)
+
+
+@triton.jit
 def sylvester_tile(SIZE: tl.constexpr, ORDER: tl.constexpr):
     """I (x) S_ORDER as float32 [SIZE, SIZE], ORDER a divisor of SIZE: S[i, j] = (-1)^(ones in i AND j)."""
     i = tl.arange(0, SIZE)[:, None]

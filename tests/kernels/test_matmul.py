@@ -74,6 +74,15 @@ def test_integer_products_are_exact(width, symmetric, bits, device):
         torch.testing.assert_close(ours.double(), truth, rtol=0, atol=float(truth.abs().max()) * 8 * 2.0**-23)
 
 
+def test_every_tile_is_made_once(device):
+    """More strips of rows than go together, the last of them short, and more than one strip of channels."""
+    x, codes = draw(64 * 9 + 1, 64, dtype=torch.float16, device=device), quantize(draw(128 * 9 + 1, 64, device=device), QuantSpec(4))
+    weight = packed_weight(130, 64, 4, True, 0, device)
+    ours = weight_only_matmul(x, weight, backend="triton")
+    assert_at_most_twice_as_wrong(ours, weight_only_matmul(x, weight, backend="torch"), weight_only_matmul(x.double(), weight, backend="torch"))
+    assert torch.equal(integer_matmul(codes, weight, backend="triton"), integer_matmul(codes, weight, backend="torch"))
+
+
 @pytest.mark.parametrize("signed", [True, False])
 def test_the_assembly_takes_bytes_apart(signed):
     """The interpreter takes another branch, so the four instructions are carried out here, on every byte in every place of a register."""

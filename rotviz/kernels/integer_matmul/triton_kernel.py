@@ -11,7 +11,7 @@ from torch import Tensor
 from rotviz.device import on_device_of
 from rotviz.kernels.choice import interpreting
 from rotviz.kernels.packed import Packed
-from rotviz.kernels.tiles import stored
+from rotviz.kernels.tiles import stored, tile_place
 
 DECODE_ROWS = 16
 HALVES = tl.constexpr("""{
@@ -50,8 +50,9 @@ def integer_matmul_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     """One tile [BLOCK_M, BLOCK_N] of s_t s_n (q w^T - z_t sum w)."""
-    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row_tile, channel_tile = tile_place(rows, channels, BLOCK_M, BLOCK_N)
+    m = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = channel_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     PER_ROW: tl.constexpr = D // 2 if PACKED else D
     BYTES: tl.constexpr = BLOCK_K // 2 if PACKED else BLOCK_K
     x_row = x_ptr + m.to(tl.int64)[:, None] * PER_ROW
@@ -82,7 +83,7 @@ def launch(x: Packed, weight: Packed, sums: Tensor, y: Tensor) -> None:
     rows, channels = y.shape
     block_m, block_n, warps = (16, 64, 4) if rows <= DECODE_ROWS else (128, 128, 8)
     with on_device_of(y):
-        integer_matmul_kernel[(triton.cdiv(channels, block_n), triton.cdiv(rows, block_m))](
+        integer_matmul_kernel[(triton.cdiv(channels, block_n) * triton.cdiv(rows, block_m),)](
             x.data, x.step, x.step if x.zero is None else x.zero, weight.data, weight.step, sums, y, rows, channels, D=x.width,
             X_SIGNED=x.spec.symmetric, PACKED=x.two_a_byte, WIDE=interpreting(), BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=128,
             num_warps=warps)

@@ -17,7 +17,7 @@ from torch import Tensor
 from rotviz.device import multiprocessors, on_device_of
 from rotviz.kernels.choice import interpreting
 from rotviz.kernels.packed import Packed
-from rotviz.kernels.tiles import as_float, stored
+from rotviz.kernels.tiles import as_float, stored, tile_place
 from rotviz.kernels.weight_only_matmul import block_inputs
 
 DECODE_ROWS = 16
@@ -30,9 +30,10 @@ def weight_only_matmul_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     """One tile [BLOCK_N, BLOCK_M] of W x^T over SHARE blocks of input channels; y is [splits, rows, channels]."""
-    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    split = tl.program_id(2)
+    row_tile, channel_tile = tile_place(rows, channels, BLOCK_M, BLOCK_N)
+    m = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = channel_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    split = tl.program_id(1)
     x_row = x_ptr + m.to(tl.int64)[None, :] * D
     BYTES: tl.constexpr = BLOCK_K // 2 if PACKED else BLOCK_K
     PER_ROW: tl.constexpr = D // 2 if PACKED else D
@@ -70,7 +71,7 @@ def launch(x: Tensor, weight: Packed, y: Tensor, splits: int | None = None) -> N
         splits = max(1, min(blocks // 4, 4 * multiprocessors(x.device) // tiles)) if decode else 1
     out = y if splits == 1 else torch.empty(splits, rows, channels, dtype=torch.float32, device=x.device)
     with on_device_of(x):
-        weight_only_matmul_kernel[(triton.cdiv(channels, block_n), triton.cdiv(rows, block_m), splits)](
+        weight_only_matmul_kernel[(tiles, splits)](
             x, weight.data, weight.step, weight.step if weight.zero is None else weight.zero, out, rows, channels,
             D=width, SHARE=triton.cdiv(blocks, splits), GROUP=group, SYMMETRIC=weight.spec.symmetric, PACKED=weight.two_a_byte, WIDE=interpreting(),
             BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=4 if decode else 8)
