@@ -50,6 +50,10 @@ SPARE = (
     Style(VIOLET, "dash", "hexagon"), Style(BROWN, "dot", "star"), Style(GREY, "dashdot", "pentagon"),
 )
 
+LOOKS = tuple(Style(one.color, other.dash, other.symbol)
+              for k in range(len(SPARE)) for one, other in zip(SPARE, SPARE[k:] + SPARE[:k]))
+"""The spare styles, then their colors with each other's dashes and symbols."""
+
 
 def styles_for(names: Iterable[str]) -> dict[str, Style]:
     """A style for each name: its own when the name is known, else one that nobody else in the figure has (while they last)."""
@@ -58,9 +62,9 @@ def styles_for(names: Iterable[str]) -> dict[str, Style]:
     for name in ordered:
         if name in styles:
             continue
-        free = [s for s in SPARE if s.color not in {t.color for t in styles.values()}]
-        free = free or [s for s in SPARE if s not in styles.values()]
-        styles[name] = free[0] if free else SPARE[len(styles) % len(SPARE)]
+        colors, looks = {s.color for s in styles.values()}, {(s.color, s.symbol) for s in styles.values()}
+        free = [s for s in SPARE if s.color not in colors] or [s for s in LOOKS if (s.color, s.symbol) not in looks]
+        styles[name] = free[0] if free else LOOKS[len(styles) % len(LOOKS)]
     return styles
 
 

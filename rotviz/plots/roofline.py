@@ -50,7 +50,7 @@ def draw_roofline(
     ridge, slope, flat = matrix_rate / copy_rate, copy_rate / BILLION, matrix_rate / BILLION
     across = shared_range(intensity[shown], [ridge / 2, ridge * 4], log=True)
     up = shared_range(rate[shown], [flat], log=True)
-    figure, kinds = go.Figure(), list(dict.fromkeys(str(n) for n in names))
+    figure, kinds = go.Figure(), list(dict.fromkeys(str(names[i]) for i in np.flatnonzero(shown)))
     roof = np.array([across[0], ridge, across[1]])
     figure.add_scatter(x=roof, y=np.minimum(roof * slope, flat), mode="lines", line={"color": LINE, "width": 2}, name="roof",
                        hoverinfo="skip")
@@ -58,11 +58,10 @@ def draw_roofline(
     styles = styles_for(kinds)
     for kind in kinds:
         mine = [i for i in np.flatnonzero(shown) if str(names[i]) == kind]
-        if mine:
-            figure.add_scatter(x=intensity[mine], y=rate[mine], mode="markers", name=escape(short(kind, 30)),
-                               marker={"color": styles[kind].color, "symbol": styles[kind].symbol, "size": 9},
-                               customdata=[_hover(kind, str(sizes[i]), times[i], attained[i]) for i in mine],
-                               hovertemplate="%{customdata}<extra></extra>")
+        figure.add_scatter(x=intensity[mine], y=rate[mine], mode="markers", name=escape(short(kind, 30)),
+                           marker={"color": styles[kind].color, "symbol": styles[kind].symbol, "size": 9},
+                           customdata=[_hover(kind, str(sizes[i]), times[i], attained[i]) for i in mine],
+                           hovertemplate="%{customdata}<extra></extra>")
     left_out = int(len(names) - shown.sum())
     framed(figure, x="operations a byte (log scale)", y="billion operations a second (log scale)", title=title, legend=["roof", *kinds],
            note=sentence(f"{count(left_out, 'measurement')} without arithmetic left out." if left_out else ""))

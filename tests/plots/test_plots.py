@@ -408,7 +408,19 @@ def test_methods_keep_their_own_look():
     assert palette.styles_for(["mine", "hadamard"])["hadamard"] == palette.style_of("hadamard")
     many = palette.styles_for([f"run {i}" for i in range(9)])
     assert len(set(many.values())) == 9
+    assert len({(s.color, s.symbol) for s in palette.styles_for(["hadamard", *(f"run {i}" for i in range(50))]).values()}) == 51
     assert all(s.symbol != "diamond" and s.color != palette.VERMILION for s in (*palette.NAMED.values(), *palette.SPARE))
+
+
+def test_kernels_are_told_apart_though_others_are_left_out():
+    """Six with arithmetic come after six without: what is left out takes neither a look nor room in the legend."""
+    moves, does = [f"quantize {i}" for i in range(6)], ["hadamard", *(f"product {i}" for i in range(5))]
+    operations = np.array([0.0] * 6 + [1e9] * 6)
+    drawn = draw_roofline(moves + does, ["8 x 8"] * 12, operations, np.full(12, 1e7), np.full(12, 1e-3), copy_rate=1e11, matrix_rate=1e13).figure
+    points = [t for t in drawn.data if t.mode == "markers"]
+    assert [t.name for t in points] == does and len({(t.marker.color, t.marker.symbol) for t in points}) == 6
+    alone = draw_roofline(does, ["8 x 8"] * 6, operations[6:], np.full(6, 1e7), np.full(6, 1e-3), copy_rate=1e11, matrix_rate=1e13).figure
+    assert drawn.layout.margin.t == alone.layout.margin.t
 
 
 def test_token_strip_is_safe_and_accessible():
