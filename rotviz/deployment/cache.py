@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from rotviz.deployment.linear import OnlineRotation
 from rotviz.errors import BadInput
+from rotviz.kernels.online import OnlineRotation
 from rotviz.kernels.packed import Packed, check_spec, code_dtype, two_a_byte
 from rotviz.kernels.quantize import dequantize, quantize
 from rotviz.models.attention import Edit

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from rotviz.deployment.build import Deployed, is_tied, with_packed_cache
 from rotviz.deployment.cache import CacheCoder
-from rotviz.deployment.linear import LinearInput, PackedLinear, RoundedLinear, kernels_know
+from rotviz.deployment.linear import LinearInput, PackedLinear, RoundedLinear
 from rotviz.deployment.shelf import DESCRIPTION, VERSION, description_in, refuse_filled
 from rotviz.deployment.size import CONTEXT, weigh
 from rotviz.device import resolve_device, resolve_dtype
 from rotviz.errors import BrokenCheckpoint
 from rotviz.home import fill_folder_atomically
+from rotviz.kernels.online import kernels_know
 from rotviz.kernels.packed import Packed, code_dtype, two_a_byte
 from rotviz.models.attention import set_edit
 from rotviz.models.families import family_for
@@ -143,7 +144,7 @@ def _modules(deployed: Deployed, rotations: dict[str, Tensor]) -> dict[str, dict
         elif isinstance(module, UnitRMSNorm):
             found[path] = {"kind": "UnitRMSNorm", "epsilon": module.eps}
         elif isinstance(module, RotatedOutput):
-            rotations |= _stored("r1", module.rotation)
+            rotations |= _stored("r1", module.rotation.rotation)
             found[path] = {"kind": "RotatedOutput"}
     head = deployed.model.get_output_embeddings()
     if head.bias is not None:

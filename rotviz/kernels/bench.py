@@ -28,7 +28,7 @@ from rotviz.kernels.hadamard import hadamard
 from rotviz.kernels.hadamard_quantize import hadamard_quantize
 from rotviz.kernels.integer_matmul import channel_sums, integer_matmul
 from rotviz.kernels.packed import Packed
-from rotviz.kernels.quantize import dequantize, quantize
+from rotviz.kernels.quantize import dequantize, fake_quantize, quantize
 from rotviz.kernels.statistics import site_statistics
 from rotviz.kernels.weight_only_matmul import weight_only_matmul
 from rotviz.types import Granularity, QuantSpec
@@ -158,6 +158,7 @@ def _roundings(x: Tensor) -> Iterator[Case]:
         packed = quantize(x, spec)
         moved = _bytes(x) + packed.nbytes
         yield Case(f"quantize {words}", _size(x), moved, 0, lambda backend, spec=spec: quantize(x, spec, backend=backend))
+        yield Case(f"fake-quantize {words}", _size(x), 2 * _bytes(x), 0, lambda backend, spec=spec: fake_quantize(x, spec, backend=backend))
         yield Case(f"dequantize {words}", _size(x), moved, 0, lambda backend, packed=packed: dequantize(packed, backend=backend))
 
 

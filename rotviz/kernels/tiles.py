@@ -73,21 +73,46 @@ def round_half_even(v):
 
 
 @triton.jit
-def grid_scale(low, high, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, MINIMUM: tl.constexpr):
-    """Step and code of zero for a range, as IntegerGrid.scale of rotviz.numerics.grids; with MINIMUM as MinimumGrid.scale, the zero not rounded."""
-    peak = tl.maximum(tl.abs(low), tl.abs(high))
+def _larger(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def largest(x, WIDE: tl.constexpr):
+    """The largest number of each row of x [R, C]; NaN where a row holds one. (The interpreter would reduce by another function than its own one
+    number at a time, so there NaN is looked for.)"""
+    if WIDE:
+        return tl.where(tl.max((x != x).to(tl.int32), axis=1) > 0, float("nan"), tl.max(x, axis=1))
+    return tl.reduce(x, 1, _larger)
+
+
+@triton.jit
+def row_scale(
+    x, inside, ratio, BITS: tl.constexpr, SYMMETRIC: tl.constexpr, MINIMUM: tl.constexpr, WITH_ZERO: tl.constexpr, WIDE: tl.constexpr,
+):
+    """Step and code of zero of rows x [R, C] float32, as IntegerGrid.scale of rotviz.numerics.grids; with MINIMUM as MinimumGrid.scale, the
+    zero not rounded. x is 0 where `inside` [1, C] is not; WITH_ZERO stretches the range to include 0.
+
+    A row that holds a NaN or an infinity, or whose range overflows, has the step NaN: it comes back as NaN throughout, as from the reference.
+    """
     if SYMMETRIC:
+        peak = largest(tl.abs(x), WIDE) * ratio
         step = tl.math.div_rn(peak, tl.full(peak.shape, (1 << (BITS - 1)) - 1, tl.float32))
-        step = tl.where(step > 0, step, 1.0)
+        step = tl.where(step == 0, 1.0, step)
         zero = tl.zeros(peak.shape, dtype=tl.float32)
     else:
+        high = largest(x if WITH_ZERO else tl.where(inside, x, float("-inf")), WIDE)
+        low = -largest(-x if WITH_ZERO else tl.where(inside, -x, float("-inf")), WIDE)
+        if WITH_ZERO:
+            high, low = _larger(high, 0.0), -_larger(-low, 0.0)
+        low, high = low * ratio, high * ratio
         span = high - low
         alone = tl.where(tl.abs(high) > 0, tl.abs(high), 1.0)
-        step = tl.where(span > 0, tl.math.div_rn(span, tl.full(span.shape, (1 << BITS) - 1, tl.float32)), alone)
+        step = tl.where(span == 0, alone, tl.math.div_rn(span, tl.full(span.shape, (1 << BITS) - 1, tl.float32)))
         zero = tl.math.div_rn(-low, step)
         if not MINIMUM:
             zero = round_half_even(zero)
-    return step, zero
+    return tl.where(step == float("inf"), float("nan"), step), zero
 
 
 @triton.jit

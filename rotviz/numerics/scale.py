@@ -28,5 +28,5 @@ def round_through(x: Tensor) -> Tensor:
 
 
 def without_zeros(step: Tensor) -> Tensor:
-    """A group of zeros has no range; any step reads it back as zero, 1 among them."""
-    return torch.where(step > 0, step, torch.ones_like(step))
+    """A group of zeros has no range; any step reads it back as zero, 1 among them. (A group with a NaN keeps the step NaN.)"""
+    return torch.where(step == 0, torch.ones_like(step), step)

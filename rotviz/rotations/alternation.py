@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rotviz.capture.sample import SiteSample
-from rotviz.numerics.grids import fake_quantize
+from rotviz.kernels.quantize import fake_quantize
 from rotviz.numerics.massive import dfrot_massive_mask
 from rotviz.numerics.orthogonal import orthogonality_error
 from rotviz.numerics.procrustes import procrustes

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rotviz.capture.sample import SiteSample, sample_sites
 from rotviz.errors import BadInput
-from rotviz.numerics.grids import fake_quantize
+from rotviz.kernels.quantize import fake_quantize
 from rotviz.numerics.massive import dfrot_massive_mask
 from rotviz.numerics.qr_orth import orthonormal
 from rotviz.numerics.rotation import DenseRotation, Rotation

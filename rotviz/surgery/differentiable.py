@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from rotviz.kernels.quantize import fake_quantize
 from rotviz.models.family import BlockView
 from rotviz.models.walk import BlockArguments, BlockSource, Ends
-from rotviz.numerics.grids import fake_quantize
 from rotviz.surgery.online import quantize_activations, quantize_cache, straight_through
 from rotviz.surgery.plan import RotationPlan
 from rotviz.surgery.steps import rewrite_block, rewrite_ends, steps_for

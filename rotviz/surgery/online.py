@@ -3,7 +3,7 @@
 A linear's input is rounded for every token on its own (dynamic scales). Linears that read the same tensor (q, k, v; gate, up) share one rounding:
 the quantizer remembers the last tensor it was handed. R4 turns the input first, because its hook is registered first; R3 likewise for keys.
 
-A meter, where one is given, sees each tensor before and after rounding.
+On a GPU a kernel rounds, to the same bits. A meter, where one is given, sees each tensor before and after rounding.
 """
 
 import weakref
@@ -13,9 +13,9 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
+from rotviz.kernels.quantize import fake_quantize
 from rotviz.models.attention import add_edit
 from rotviz.models.family import BlockView
-from rotviz.numerics.grids import fake_quantize
 from rotviz.types import SITE_OF_ROLE, Granularity, QuantSpec, Site
 
 Meter = Callable[[Site, Tensor, Tensor], None]

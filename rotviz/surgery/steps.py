@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rotviz.kernels.online import OnlineRotation
 from rotviz.models.attention import add_edit
 from rotviz.models.experts import LinearExperts
 from rotviz.models.family import BlockView, Family, LinearSlice, NormKind, norm_epsilon, norm_gain
@@ -40,7 +41,7 @@ class RotatedOutput(nn.Module):
     def __init__(self, inner: nn.Module, rotation: Rotation) -> None:
         super().__init__()
         self.inner = inner
-        self.rotation = rotation
+        self.rotation = OnlineRotation(rotation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rotation.apply(self.inner(x))
@@ -185,8 +186,10 @@ def rotate_values(view: BlockView, rotations: tuple[Rotation, ...]) -> None:
 
 def rotate_queries_and_keys(view: BlockView, rotation: Rotation) -> None:
     """R3 on one block, online."""
+    online = OnlineRotation(rotation)
+
     def turn(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return rotation.apply(query), rotation.apply(key), value
+        return online.apply(query), online.apply(key), value
 
     add_edit(view.attention, turn)
 
@@ -200,8 +203,10 @@ def rotate_down(view: BlockView, rotations: dict[int, Rotation]) -> None:
 
 
 def _turning(rotation: Rotation) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+    online = OnlineRotation(rotation)
+
     def turn(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (rotation.apply(inputs[0]),)
+        return (online.apply(inputs[0]),)
 
     return turn
 

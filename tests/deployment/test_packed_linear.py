@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from rotviz.deployment.build import packed_weight
-from rotviz.deployment.linear import LinearInput, PackedLinear, RoundedLinear, kernels_know
+from rotviz.deployment.linear import LinearInput, PackedLinear, RoundedLinear
 from rotviz.kernels.cost import row_bytes
+from rotviz.kernels.online import kernels_know
 from rotviz.numerics.grids import fake_quantize
 from rotviz.numerics.rotation import DenseRotation, HadamardRotation
 from rotviz.types import Granularity, QuantSpec

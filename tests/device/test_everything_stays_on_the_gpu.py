@@ -11,6 +11,7 @@ from pretended import on_gpu, pretended_gpu
 from rotviz.deployment.bench import measure as measure_deployment
 from rotviz.deployment.build import deploy
 from rotviz.deployment.folder import load, save
+from rotviz.kernels.choice import takes_triton
 from rotviz.pipeline.generation import continuation
 from rotviz.pipeline.preview import estimates, preview
 from rotviz.pipeline.recipe import Recipe, with_changes
@@ -41,6 +42,7 @@ def backend(request, monkeypatch):
     if request.param == "triton":
         pytest.importorskip("triton")
         monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return request.param
 
 
 def recipe(text, *changes, device="cuda"):
@@ -87,6 +89,17 @@ def test_a_run(changes, text):
     found, wanted = on_both(text, *changes)
     assert found.quantized.value == pytest.approx(wanted.quantized.value, rel=1e-2) and "pretended" in found.environment["device"]
     assert found.reference.value == pytest.approx(wanted.reference.value, rel=1e-3)
+
+
+@pytest.mark.parametrize("changes", [(), (("activations.format", "int_min"), ("activations.symmetric", False), ("activations.clip", "none"))])
+def test_a_run_goes_through_the_kernels(changes, text, backend, monkeypatch):
+    """R3, R4 and the rounding of activations and cache, where Triton is installed; the numbers are those of the operators all the same."""
+    went = {"hadamard": [], "quantize": []}
+    for name, calls in went.items():
+        monkeypatch.setattr(f"rotviz.kernels.{name}.takes_triton", lambda *given, calls=calls: (calls.append(takes_triton(*given)), calls[-1])[1])
+    found, wanted = on_both(text, ("rotation.method", "hadamard"), ("kv.bits", 4), ("text.length", 16), *changes)
+    assert found.quantized.value == pytest.approx(wanted.quantized.value, rel=1e-2)
+    assert [any(calls) for calls in went.values()] == [backend == "triton"] * 2
 
 
 def test_a_classifier(text):

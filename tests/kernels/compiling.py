@@ -2,8 +2,9 @@
 
 Triton carries its own assembler, so a kernel can be taken all the way to machine code on a machine without a GPU. Each launch function is
 called as usual, with a compiler in the kernel's place that turns the arguments into a signature. Printed as JSON, one object a kernel:
-bytes of shared memory, fused multiply-adds (as PTX), registers a thread, bytes of stack a thread (registers that spilled), machine
-instructions, how many of them are the longest loop, and how many read global memory less than four bytes at a time into registers.
+bytes of shared memory, fused multiply-adds and maxima that pass NaN on (both as PTX), registers a thread, bytes of stack a thread (registers
+that spilled), machine instructions, how many of them are the longest loop, and how many read global memory less than four bytes at a time into
+registers.
 """
 
 import contextlib
@@ -55,8 +56,9 @@ class Compiler:
                 aligned[(place,)] = [["tt.divisibility", 16]]
         source = ASTSource(self.kernel, {name: signature[name] for name in names}, constants, aligned)
         made = triton.compile(source, target=self.target, options={"num_warps": num_warps, "enable_fp_fusion": enable_fp_fusion})
-        print(json.dumps({"kernel": self.kernel.__name__, "shared": made.metadata.shared,
-                          "fused": made.asm["ptx"].count("fma.rn"), **_usage(made.asm["cubin"])}), flush=True)
+        ptx = made.asm["ptx"]
+        print(json.dumps({"kernel": self.kernel.__name__, "shared": made.metadata.shared, "fused": ptx.count("fma.rn"),
+                          "passes_nan": ptx.count("max.NaN"), **_usage(made.asm["cubin"])}), flush=True)
 
 
 def _type(value: Any) -> str:
@@ -112,6 +114,7 @@ def main() -> None:
         packed = room_for(x, spec, group)
         quantize.launch_quantize(x, packed, group, 1.0, True)
         quantize.launch_dequantize(packed, x)
+        quantize.launch_fake_quantize(x, x.clone(), spec, group, 1.0, True)
     packing.launch_pack(torch.empty(64, 64, dtype=torch.int8), torch.empty(64, 32, dtype=torch.uint8))
     packing.launch_unpack(torch.empty(64, 32, dtype=torch.uint8), torch.empty(64, 64, dtype=torch.int8), True)
     with contextlib.suppress(ValueError, OverflowError):  # nothing was launched: the sums it reads are whatever lay in memory

@@ -14,6 +14,7 @@ import pytest
 HERE = Path(__file__).parent
 SHARED_LIMIT = {86: 99 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one block can have, by compute capability: 86 is a GeForce RTX 3090's (a 4090's, 89, has as much), 90 an H100's."""
+ROUNDING = ("quantize_kernel", "fake_quantize_kernel", "hadamard_quantize_kernel")
 PRODUCTS = ("weight_only_matmul_kernel", "integer_matmul_kernel")
 
 
@@ -26,12 +27,13 @@ def test_every_kernel_compiles(capability, tmp_path):
     assert found.returncode == 0, found.stderr[-3000:]
     made = [json.loads(line) for line in found.stdout.splitlines()]
     assert {m["kernel"] for m in made} == {
-        "hadamard_kernel", "hadamard_quantize_kernel", "quantize_kernel", "dequantize_kernel", "pack_kernel", "unpack_kernel",
-        "weight_only_matmul_kernel", "integer_matmul_kernel", "statistics_kernel"}
+        "hadamard_kernel", "hadamard_quantize_kernel", "quantize_kernel", "dequantize_kernel", "fake_quantize_kernel", "pack_kernel",
+        "unpack_kernel", "weight_only_matmul_kernel", "integer_matmul_kernel", "statistics_kernel"}
     for one in made:
         assert one["shared"] <= SHARED_LIMIT[capability] and one["stack"] <= 256, one
     assert all(one["narrow"] == 0 for one in made if one["kernel"] in PRODUCTS), "inputs come in wide reads"
-    assert all(one["fused"] % 2 == 0 for one in made if one["kernel"] == "quantize_kernel"), "two a number, as asked for"
+    assert all(one["fused"] % 2 == 0 for one in made if one["kernel"] in ROUNDING[:2]), "two a number, as asked for"
+    assert all(one["passes_nan"] for one in made if one["kernel"] in ROUNDING), "a NaN stays visible"
     for four, eight in product_pairs(made):
         assert four["instructions"] < 1.5 * eight["instructions"], "4-bit codes are taken apart four bytes at a time"
 

@@ -8,7 +8,7 @@ from rotviz.errors import BadInput
 from rotviz.kernels.hadamard_quantize import hadamard_quantize
 from rotviz.kernels.packed import pack as pack_quantized
 from rotviz.kernels.packing import pack, unpack
-from rotviz.kernels.quantize import dequantize, quantize
+from rotviz.kernels.quantize import dequantize, fake_quantize, quantize
 from rotviz.numerics import grids
 from rotviz.numerics.rotation import HadamardRotation
 from rotviz.types import Granularity, QuantSpec
@@ -60,6 +60,7 @@ def test_codes_are_those_of_the_grids(where, bits, symmetric, dtype, device):
     assert (ours.zero is None) if symmetric else torch.equal(ours.zero, plain.scale.zero.squeeze(-1))
     for backend in ("torch", "triton"):
         assert torch.equal(dequantize(ours, backend=backend), grids.fake_quantize(x, spec))
+        assert torch.equal(fake_quantize(x, spec, backend=backend), grids.fake_quantize(x, spec))
     assert ours.nbytes == x.numel() * (1 if bits == 8 else 0.5) + 4 * ours.step.numel() * (1 if symmetric else 2)
 
 
@@ -75,6 +76,7 @@ def test_with_a_float_minimum_the_codes_are_those_of_the_grids(where, bits, dtyp
     assert not torch.equal(ours.zero, ours.zero.round()), "or the test would say nothing"
     for backend in ("torch", "triton"):
         assert torch.equal(dequantize(ours, backend=backend), grids.fake_quantize(x, spec))
+        assert torch.equal(fake_quantize(x, spec, backend=backend), grids.fake_quantize(x, spec))
     with pytest.raises(BadInput, match="transform first"):
         hadamard_quantize(x, QuantSpec(bits, False, number_format="int_min"))
 
@@ -90,6 +92,39 @@ def test_ties_tiny_and_huge_numbers(symmetric, exponent, device):
     spec = QuantSpec(4, symmetric, clip=1.0 if symmetric else "none")
     ours, plain = quantize(x, spec, backend="triton"), grids.quantize(x, spec)
     assert torch.equal(ours.codes().float(), plain.codes) and torch.equal(ours.step, plain.scale.step.squeeze(-1))
+    assert torch.equal(fake_quantize(x, spec, backend="triton"), grids.fake_quantize(x, spec))
+
+
+@pytest.mark.parametrize("spec", [QuantSpec(4), QuantSpec(4, False), QuantSpec(8, False, Granularity.GROUP, 32, clip=0.9),
+                                  QuantSpec(4, False, clip="none", number_format="int_min")], ids=str)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter is numpy
+@pytest.mark.parametrize("wild", [float("nan"), float("inf"), float("-inf"), 3e38])
+def test_what_is_not_finite_stays_visible(wild, spec, device):
+    """A group that holds a NaN or an infinity, or whose range overflows, comes back as NaN throughout, and its neighbors as ever."""
+    x = draw(3, 64, device=device)
+    x[1, 40], x[1, 41] = wild, -3e38
+    plain = grids.fake_quantize(x, spec)
+    ours = (fake_quantize(x, spec, backend="triton"), dequantize(quantize(x, spec, backend="triton"), backend="triton"))
+    for values in ours:
+        assert torch.equal(values.isnan(), plain.isnan()) and torch.equal(values.nan_to_num(), plain.nan_to_num())
+    assert plain.isnan()[1].any() == (not spec.symmetric or wild != 3e38)
+    if spec.granularity == Granularity.TOKEN and spec.number_format == "int":
+        x[1, 41] = 1.0
+        turned = hadamard_quantize(x, spec, backend="triton")
+        assert dequantize(turned)[1].isnan().all() == (wild != 3e38) and dequantize(turned)[0].isfinite().all()
+
+
+def test_rounding_in_one_step_takes_any_tensor(device):
+    """Odd widths, which packed codes refuse; heads that do not lie in memory one after the other; nothing; what a gradient or another grid needs."""
+    x = draw(2, 5, 3, 9, device=device)
+    for y, spec in ((x, QuantSpec(4)), (x.transpose(1, 2), QuantSpec(4, False, Granularity.HEAD)), (x[:0], QuantSpec(4)), (x, QuantSpec(16))):
+        assert torch.equal(fake_quantize(y, spec, backend="triton"), grids.fake_quantize(y, spec))
+    learned, fp8 = x.clone().requires_grad_(), QuantSpec(8, number_format="fp8")
+    for y, spec, words in ((learned, QuantSpec(4), "no gradient"), (x, fp8, "not to fp8"), (x.double(), QuantSpec(4), "not torch.float64")):
+        assert torch.equal(fake_quantize(y, spec), grids.fake_quantize(y, spec))
+        with pytest.raises(BadInput, match=words):
+            fake_quantize(y, spec, backend="triton")
+    assert torch.equal(fake_quantize(learned.detach(), QuantSpec(4), backend="triton"), grids.fake_quantize(x, QuantSpec(4)))
 
 
 @pytest.mark.parametrize("width, rows", [(64, 1), (1536, 3), (1030, 17)])

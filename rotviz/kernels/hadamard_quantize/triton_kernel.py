@@ -11,7 +11,7 @@ from torch import Tensor
 from rotviz.device import on_device_of
 from rotviz.kernels.hadamard.triton_kernel import constants, prepared, turned
 from rotviz.kernels.packed import Packed
-from rotviz.kernels.tiles import grid_codes, grid_scale, store_codes
+from rotviz.kernels.tiles import grid_codes, row_scale, store_codes
 
 
 @triton.jit
@@ -26,8 +26,9 @@ def hadamard_quantize_kernel(
     y = turned(x_ptr, table_ptr, signs_ptr, first_row, count, table_in, table_out, scale,
                N, FIRST, MIDDLE, LAST, PADDED, ROWS, CHUNK, SIGNED, PIECES_FIRST, PIECES, WIDE)
     row = (first_row + tl.arange(0, ROWS)).to(tl.int64)
-    y = tl.where((tl.arange(0, PADDED * MIDDLE * LAST) < N)[None, :], y, 0.0)  # a range of a token includes 0 anyway
-    step, zero = grid_scale(tl.minimum(tl.min(y, axis=1), 0.0) * ratio, tl.maximum(tl.max(y, axis=1), 0.0) * ratio, BITS, SYMMETRIC, False)
+    inside = (tl.arange(0, PADDED * MIDDLE * LAST) < N)[None, :]
+    y = tl.where(inside, y, 0.0)
+    step, zero = row_scale(y, inside, ratio, BITS, SYMMETRIC, False, True, WIDE)
     tl.store(step_ptr + row, step, mask=row < count)
     if not SYMMETRIC:
         tl.store(zero_ptr + row, zero, mask=row < count)

@@ -1,4 +1,4 @@
-"""Quantize to packed codes and back: per token, per channel, per group or per head, symmetric or not.
+"""Quantize to packed codes and back, in two steps or in one: per token, per channel, per group or per head, symmetric or not.
 
 The grid, the range, the clip and the rounding are those of rotviz.numerics.grids, bit for bit; README.md repeats the formulas. A searched
 clip ("mse") is the reference's business: it is for weights, which are quantized once.
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from rotviz.errors import BadInput
 from rotviz.kernels.choice import takes_triton
-from rotviz.kernels.packed import Packed, check_spec, code_dtype, two_a_byte
+from rotviz.kernels.packed import FORMATS, Packed, check_spec, code_dtype, two_a_byte
 from rotviz.kernels.quantize import reference
+from rotviz.numerics import grids
 from rotviz.types import Granularity, QuantSpec
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -46,11 +47,43 @@ def dequantize(packed: Packed, *, backend: str = "auto") -> Tensor:
     return y
 
 
-def obstacle(x: Tensor, spec: QuantSpec, group: int) -> str | None:
-    """Why the Triton kernel does not cover this call, or None."""
+def fake_quantize(x: Tensor, spec: QuantSpec, *, backend: str = "auto") -> Tensor:
+    """x [..., D] rounded to the grid of `spec` and back, in x's dtype; x itself when the spec leaves it in float.
+
+    It is `rotviz.numerics.grids.fake_quantize`, bit for bit and for every number format, with one trip through memory on a GPU where the kernel
+    covers the spec. What needs a gradient goes to the reference.
+
+    Raises:
+        BadInput: the group does not divide D, or the backend cannot run.
+    """
+    if not spec.quantizes:
+        return x
+    group = spec.group_for(x.shape[-1])
+    if not takes_triton(x, backend, _unlearned(x) or grid_obstacle(spec) or obstacle(x, spec, group, packed=False)):
+        return grids.fake_quantize(x, spec)
+    from rotviz.kernels.quantize.triton_kernel import launch_fake_quantize
+
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    if x.numel():
+        launch_fake_quantize(x, y, spec, group, clip_ratio(spec), includes_zero(spec))
+    return y
+
+
+def _unlearned(x: Tensor) -> str | None:
+    return "it has no gradient" if x.requires_grad and torch.is_grad_enabled() else None
+
+
+def grid_obstacle(spec: QuantSpec) -> str | None:
+    """Why the Triton kernels do not round to the spec's grid, or None."""
+    return None if spec.number_format in FORMATS else f"it rounds to {' and '.join(FORMATS)}, not to {spec.number_format}"
+
+
+def obstacle(x: Tensor, spec: QuantSpec, group: int, packed: bool = True) -> str | None:
+    """Why the Triton kernel does not cover this call, or None; `packed`: the codes are kept."""
     if x.dtype not in KERNEL_DTYPES:
         return f"it reads float32, bfloat16 and float16, not {x.dtype}"
-    if group > LARGEST_GROUP or (two_a_byte(spec) and group % 2):
+    if group > LARGEST_GROUP or (packed and two_a_byte(spec) and group % 2):
         return f"it keeps an even group of at most {LARGEST_GROUP} numbers on chip, not {group}"
     return "the clip is searched, which only the reference does" if spec.clip == "mse" else None
 

@@ -1,6 +1,6 @@
-"""What the Hadamard and statistics kernels become as machine code, for GPUs that need not be there: results/compiled.json.
+"""What the Hadamard and statistics kernels become as machine code, for GPUs that need not be there: results/machine_code.json.
 
-    python benchmarks/compiled.py
+    python benchmarks/machine_code.py
 
 For compute capabilities 86 (GeForce RTX 3090) and 90 (H100): shared memory, registers, spilled bytes a thread, instructions, as
 tests/kernels/compiling.py counts them; of the statistics kernel its loop too, which sees 32 numbers a thread. Nothing is timed.
@@ -37,7 +37,7 @@ def main() -> None:
         for (module, name), kernel in kernels.items():
             setattr(module, name, compiling.Compiler(kernel, capability))
         rows += [{"capability": capability} | row for row in all_rows()]
-        save("compiled", {"environment": environment() | {"triton": triton.__version__}, "rows": rows})
+        save("machine_code", {"environment": environment() | {"triton": triton.__version__}, "rows": rows})
 
 
 def all_rows() -> Iterator[dict[str, Any]]:
