@@ -14,15 +14,15 @@ What is multiplied follows from how both sides are quantized:
 Linears that read the same tensor (q, k, v; gate, up) share one LinearInput, so it is turned and quantized once.
 """
 
-import weakref
 
 from torch import Tensor, nn
 
 from rotviz.kernels.integer_matmul import channel_sums, integer_matmul
 from rotviz.kernels.online import OnlineRotation
 from rotviz.kernels.packed import Packed, two_a_byte
-from rotviz.kernels.quantize import dequantize, quantize
+from rotviz.kernels.quantize import dequantize, fake_quantize, quantize
 from rotviz.kernels.weight_only_matmul import weight_only_matmul
+from rotviz.models.shared_input import OfLatest
 from rotviz.numerics.rotation import Rotation
 from rotviz.types import QuantSpec
 
@@ -38,8 +38,7 @@ class LinearInput:
     def __init__(self, spec: QuantSpec, rotation: Rotation | None = None) -> None:
         self.spec = spec
         self.rotation = None if rotation is None else OnlineRotation(rotation)
-        self._seen: weakref.ref[Tensor] | None = None
-        self._codes: Packed | None = None
+        self._codes, self._numbers = OfLatest(), OfLatest()
 
     @property
     def acts(self) -> bool:
@@ -47,17 +46,20 @@ class LinearInput:
         return self.spec.quantizes or self.rotation is not None
 
     def codes(self, x: Tensor) -> Packed:
-        """x [..., D], turned and quantized. The last tensor's codes are remembered."""
-        if self._seen is None or self._seen() is not x:
-            self._seen = weakref.ref(x)
-            self._codes = quantize(x, self.spec) if self.rotation is None else self.rotation.quantized(x, self.spec)
-        return self._codes
+        """x [..., D], turned and quantized."""
+        return self._codes.of(x, self._quantized)
 
     def numbers(self, x: Tensor) -> Tensor:
         """x turned, quantized and read back; whichever of these there is."""
-        if self.spec.quantizes:
-            return dequantize(self.codes(x))
-        return x if self.rotation is None else self.rotation.apply(x)
+        return self._numbers.of(x, self._rounded)
+
+    def _quantized(self, x: Tensor) -> Packed:
+        return quantize(x, self.spec) if self.rotation is None else self.rotation.quantized(x, self.spec)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        if self.rotation is None:
+            return fake_quantize(x, self.spec)
+        return dequantize(self.codes(x)) if self.spec.quantizes else self.rotation.apply(x)
 
 
 class PackedLinear(nn.Module):

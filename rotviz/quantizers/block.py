@@ -4,7 +4,6 @@ Nothing here changes a task's own block. `runnable` copies it and lets rounding 
 deployed model, with a gradient; `run` is the copy on hidden states, with any of its tensors replaced for the time of the call.
 """
 
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +14,7 @@ from torch.func import functional_call
 
 from rotviz.models.attention import add_edit, copy_block
 from rotviz.models.family import BlockView
+from rotviz.models.shared_input import OfLatest
 from rotviz.numerics.grids import fake_quantize_through
 from rotviz.quantizers import BlockTask
 from rotviz.types import SITE_OF_ROLE, Granularity, QuantSpec, Role, Site
@@ -154,14 +154,10 @@ class _SharedRounding:
 
     def __init__(self, spec: QuantSpec) -> None:
         self.spec = spec
-        self._seen: weakref.ref[Tensor] | None = None
-        self._rounded: Tensor | None = None
+        self._rounded = OfLatest()
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        x = inputs[0]
-        if self._seen is None or self._seen() is not x:
-            self._seen, self._rounded = weakref.ref(x), fake_quantize_through(x, self.spec)
-        return (self._rounded,)
+        return (self._rounded.of(inputs[0], lambda x: fake_quantize_through(x, self.spec)),)
 
 
 def _round_cache(view: BlockView, spec: QuantSpec) -> None:

@@ -1,12 +1,11 @@
 """Rounding while the model runs: activations before their linears, keys and values in the cache.
 
-A linear's input is rounded for every token on its own (dynamic scales). Linears that read the same tensor (q, k, v; gate, up) share one rounding:
-the quantizer remembers the last tensor it was handed. R4 turns the input first, because its hook is registered first; R3 likewise for keys.
+A linear's input is rounded for every token on its own (dynamic scales). Linears that read the same tensor (q, k, v; gate, up) share one
+rounding. R4 turns the input first, because its hook is registered first; R3 likewise for keys. On a GPU a kernel rounds, to the same bits.
 
-On a GPU a kernel rounds, to the same bits. A meter, where one is given, sees each tensor before and after rounding.
+A meter, where one is given, sees each tensor before and after rounding.
 """
 
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from rotviz.kernels.quantize import fake_quantize
 from rotviz.models.attention import add_edit
 from rotviz.models.family import BlockView
+from rotviz.models.shared_input import OfLatest
 from rotviz.types import SITE_OF_ROLE, Granularity, QuantSpec, Site
 
 Meter = Callable[[Site, Tensor, Tensor], None]
@@ -41,16 +41,16 @@ class InputQuantizer:
 
     def __init__(self, site: Site, spec: QuantSpec, meter: Meter | None, rounding: Rounding = fake_quantize) -> None:
         self.site, self.spec, self.meter, self.rounding = site, spec, meter, rounding
-        self._seen: weakref.ref[Tensor] | None = None
-        self._rounded: Tensor | None = None
+        self._rounded = OfLatest()
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-        x = inputs[0]
-        if self._seen is None or self._seen() is not x:
-            self._seen, self._rounded = weakref.ref(x), self.rounding(x, self.spec)
-            if self.meter:
-                self.meter(self.site, x, self._rounded)
-        return (self._rounded,)
+        return (self._rounded.of(inputs[0], self._round),)
+
+    def _round(self, x: Tensor) -> Tensor:
+        rounded = self.rounding(x, self.spec)
+        if self.meter:
+            self.meter(self.site, x, rounded)
+        return rounded
 
 
 def quantize_activations(view: BlockView, spec: QuantSpec, meter: Meter | None = None, rounding: Rounding = fake_quantize,

@@ -20,6 +20,7 @@ from rotviz.pipeline.throughput import measure as measure_evaluation
 from rotviz.quantizers import QUANTIZERS
 from rotviz.rotations import ROTATIONS
 
+pytestmark = pytest.mark.filterwarnings("ignore:Triton's launcher")  # there is no driver for what is pretended
 SMALL = {"text": {"windows": 1, "length": 48, "samples": 2}, "weights": {"omniquant": {"epochs": 1}, "rounding": {"iterations": 4, "batch": 2}},
          "rotation": {"spinquant": {"steps": 2, "check": 1}}}
 DEPLOYABLE = {"W4A4KV4": (("kv.bits", 4),), "W4A16KV4": (("activations.bits", 16), ("kv.bits", 4), ("kv.symmetric", True)),
