@@ -50,13 +50,13 @@ def launcher_missing() -> str | None:
     Triton compiles its own launcher, once, with the machine's C compiler and Python's header files, which many machines lack. Whatever goes
     wrong there, and it raises errors of many kinds, leaves the references.
     """
-    from triton.runtime import driver
-
     try:
+        from triton.runtime import driver
+
         driver.active.get_current_device()
     except Exception as found:
         said = (str(found).splitlines() or [type(found).__name__])[0][:160]
-        why = f"Triton's launcher cannot be built ({said}); it takes a C compiler and Python's header files (on Debian: gcc python3-dev)"
+        why = f"Triton does not start here ({said}); what it usually lacks is a C compiler or Python's header files (on Debian: gcc python3-dev)"
         warnings.warn(f"{why}. The references in torch run instead, and are slow", stacklevel=2)
         return why
     return None

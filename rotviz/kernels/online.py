@@ -3,8 +3,8 @@
     R3, R4 and R1 after Gemma's norms     x -> x R
     R4 before packed weights              x -> codes of x R, in one kernel where it gives the scales that are wanted
 
-On a CPU nothing differs from `Rotation.apply`, bit for bit. On a GPU the Hadamard kernel adds up in another order, with a result that is rounded
-once; the deployed model and the fake-quantized one go the same way.
+On a CPU nothing differs from `Rotation.apply`, bit for bit. On a GPU the Hadamard kernel adds up in another order. A run turns there and rounds
+afterwards; a deployed model does both in one kernel where it can, without the rounding to 16 bits in between.
 """
 
 from dataclasses import replace
@@ -23,8 +23,8 @@ from rotviz.types import Granularity, QuantSpec
 
 
 class OnlineRotation:
-    """A rotation as it is carried out at run time: by the Hadamard kernels where they run and it is one that they know, else by the operator itself,
-    bit for bit as in the fake-quantized model. (The kernels add up in another order, which can move a number at a tie to the next code.)
+    """A rotation as it is carried out at run time: by the Hadamard kernels where they run and it is one that they know, else by the operator itself.
+    (The kernels add up in another order, which can move a number at a tie to the next code.)
 
     Args:
         rotation: R, on row vectors.
@@ -46,7 +46,7 @@ class OnlineRotation:
         return quantize(self.apply(x), spec)
 
     def _by_kernel(self, x: Tensor) -> bool:
-        return self.is_kernels and takes_triton(x, "auto", obstacle(x))
+        return self.is_kernels and x.shape[-1:] == (self.rotation.size,) and takes_triton(x, "auto", obstacle(x))
 
     def _signs_for(self, x: Tensor) -> Tensor | None:
         if self._signs is not None and self._signs.device != x.device:

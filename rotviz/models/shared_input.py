@@ -14,27 +14,31 @@ Made = TypeVar("Made")
 
 
 class OfLatest:
-    """What was made of the latest tensor. A copy of it is empty."""
+    """What was made of the latest tensor. A copy of it is empty, and threads that share it get what was made of their own tensor.
 
-    __slots__ = ("_made", "_tensor")
+    (What leads back to the tensor, as a graph of gradients does, holds it until the graph is freed or another tensor comes.)
+    """
+
+    __slots__ = ("_latest",)
 
     def __init__(self) -> None:
-        self._forget()
+        self._latest: tuple[weakref.ref[Tensor], Any] | None = None
 
     def of(self, x: Tensor, make: Callable[[Tensor], Made]) -> Made:
         """make(x), remembered; x is told from other tensors by what it is, not by its numbers."""
-        if self._tensor is not None and self._tensor() is x:
-            return self._made
-        self._forget()
+        latest = self._latest
+        if latest is not None and latest[0]() is x:
+            return latest[1]
+        self._latest = None
         made = make(x)
         if made is not x:  # it would keep itself alive
-            self._tensor, self._made = weakref.ref(x, self._forget), made
+            self._latest = weakref.ref(x, self._forget), made
         return made
 
-    def _forget(self, gone: "weakref.ref[Tensor] | None" = None) -> None:
-        if gone is None or gone is self._tensor:
-            self._tensor: weakref.ref[Tensor] | None = None
-            self._made: Any = None
+    def _forget(self, gone: "weakref.ref[Tensor]") -> None:
+        latest = self._latest
+        if latest is not None and latest[0] is gone:
+            self._latest = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return type(self)()
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()

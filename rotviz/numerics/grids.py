@@ -32,7 +32,7 @@ from torch import Tensor
 
 from rotviz.numerics.float_grids import E2M1, E4M3, BlockFloatGrid, FloatGrid, MxScale, NvScale
 from rotviz.numerics.power_grid import PowerGrid
-from rotviz.numerics.scale import Scale, round_through, without_zeros
+from rotviz.numerics.scale import Scale, divided, round_through, without_zeros
 from rotviz.types import Granularity, QuantSpec
 
 CLIP_STEPS = 80
@@ -89,7 +89,7 @@ class IntegerGrid:
     def scale(self, low: Tensor, high: Tensor, spec: QuantSpec) -> Scale:
         if spec.symmetric:
             peak = torch.maximum(high.abs(), low.abs())
-            step = peak / (2 ** (spec.bits - 1) - 1)
+            step = divided(peak, 2 ** (spec.bits - 1) - 1)
             return Scale(without_zeros(step), torch.zeros_like(step))
         step = _step_of_span(low, high, spec.bits)
         return Scale(step, torch.round(-low / step))
@@ -119,7 +119,7 @@ class IntegerGrid:
 def _step_of_span(low: Tensor, high: Tensor, bits: int) -> Tensor:
     """The step of an asymmetric grid; a constant group is one step of its own size, which represents it exactly."""
     span = high - low
-    return torch.where(span > 0, span / (2**bits - 1), without_zeros(high.abs()))
+    return torch.where(span > 0, divided(span, 2**bits - 1), without_zeros(high.abs()))
 
 
 class MinimumGrid(IntegerGrid):

@@ -27,6 +27,12 @@ def round_through(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
+def divided(x: Tensor, number: float) -> Tensor:
+    """x / number, correctly rounded on every device: by a Python number torch divides on a CPU, and multiplies with the rounded reciprocal on a
+    GPU, where half of all steps would be one unit in the last place away."""
+    return x / torch.full_like(x, number)
+
+
 def without_zeros(step: Tensor) -> Tensor:
     """A group of zeros has no range; any step reads it back as zero, 1 among them. (A group with a NaN keeps the step NaN.)"""
     return torch.where(step == 0, torch.ones_like(step), step)

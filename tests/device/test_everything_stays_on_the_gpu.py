@@ -11,6 +11,7 @@ from pretended import on_gpu, pretended_gpu
 from rotviz.deployment.bench import measure as measure_deployment
 from rotviz.deployment.build import deploy
 from rotviz.deployment.folder import load, save
+from rotviz.device import resolve_device
 from rotviz.kernels.choice import takes_triton
 from rotviz.pipeline.generation import continuation
 from rotviz.pipeline.preview import estimates, preview
@@ -20,7 +21,8 @@ from rotviz.pipeline.throughput import measure as measure_evaluation
 from rotviz.quantizers import QUANTIZERS
 from rotviz.rotations import ROTATIONS
 
-pytestmark = pytest.mark.filterwarnings("ignore:Triton's launcher")  # there is no driver for what is pretended
+pytestmark = [pytest.mark.filterwarnings("ignore:Triton does not start"),  # there is no driver for what is pretended
+              pytest.mark.skipif(resolve_device("auto").type != "cpu", reason="a GPU is pretended only where there is none")]
 SMALL = {"text": {"windows": 1, "length": 48, "samples": 2}, "weights": {"omniquant": {"epochs": 1}, "rounding": {"iterations": 4, "batch": 2}},
          "rotation": {"spinquant": {"steps": 2, "check": 1}}}
 DEPLOYABLE = {"W4A4KV4": (("kv.bits", 4),), "W4A16KV4": (("activations.bits", 16), ("kv.bits", 4), ("kv.symmetric", True)),
@@ -95,12 +97,19 @@ def test_a_run(changes, text):
 @pytest.mark.parametrize("changes", [(), (("activations.format", "int_min"), ("activations.symmetric", False), ("activations.clip", "none"))])
 def test_a_run_goes_through_the_kernels(changes, text, backend, monkeypatch):
     """R3, R4 and the rounding of activations and cache, where Triton is installed; the numbers are those of the operators all the same."""
-    went = {"hadamard": [], "quantize": []}
-    for name, calls in went.items():
-        monkeypatch.setattr(f"rotviz.kernels.{name}.takes_triton", lambda *given, calls=calls: (calls.append(takes_triton(*given)), calls[-1])[1])
+    went = set()
+    for name in ("hadamard", "quantize"):
+        def decide(x, *given, name=name):
+            taken = takes_triton(x, *given)
+            went.update({(name, *x.shape[1:])} if taken else set())
+            return taken
+
+        monkeypatch.setattr(f"rotviz.kernels.{name}.takes_triton", decide)
     found, wanted = on_both(text, ("rotation.method", "hadamard"), ("kv.bits", 4), ("text.length", 16), *changes)
     assert found.quantized.value == pytest.approx(wanted.quantized.value, rel=1e-2)
-    assert [any(calls) for calls in went.values()] == [backend == "triton"] * 2
+    queries, keys, inner, hidden = (4, 16, 20), (2, 16, 20), (16, 224), (16, 80)
+    through = {("hadamard", *queries), ("hadamard", *keys), ("hadamard", *inner)} | {("quantize", *shape) for shape in (keys, inner, hidden)}
+    assert went == (through if backend == "triton" else set())
 
 
 def test_a_classifier(text):

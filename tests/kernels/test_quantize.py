@@ -8,7 +8,7 @@ from rotviz.errors import BadInput
 from rotviz.kernels.hadamard_quantize import hadamard_quantize
 from rotviz.kernels.packed import pack as pack_quantized
 from rotviz.kernels.packing import pack, unpack
-from rotviz.kernels.quantize import dequantize, fake_quantize, quantize
+from rotviz.kernels.quantize import as_it_lies, dequantize, fake_quantize, quantize
 from rotviz.numerics import grids
 from rotviz.numerics.rotation import HadamardRotation
 from rotviz.types import Granularity, QuantSpec
@@ -117,8 +117,11 @@ def test_what_is_not_finite_stays_visible(wild, spec, device):
 def test_rounding_in_one_step_takes_any_tensor(device):
     """Odd widths, which packed codes refuse; heads that do not lie in memory one after the other; nothing; what a gradient or another grid needs."""
     x = draw(2, 5, 3, 9, device=device)
-    for y, spec in ((x, QuantSpec(4)), (x.transpose(1, 2), QuantSpec(4, False, Granularity.HEAD)), (x[:0], QuantSpec(4)), (x, QuantSpec(16))):
+    for y, spec in ((x, QuantSpec(4)), (x.transpose(1, 2), QuantSpec(4, False, Granularity.HEAD)), (x[:, ::2], QuantSpec(4)),
+                    (x.transpose(0, 3), QuantSpec(4)), (x[0, 0, 0], QuantSpec(4)), (x[:0], QuantSpec(4)), (x, QuantSpec(16))):
         assert torch.equal(fake_quantize(y, spec, backend="triton"), grids.fake_quantize(y, spec))
+    heads = x.transpose(1, 2)
+    assert as_it_lies(heads)[0].data_ptr() == heads.data_ptr() and fake_quantize(heads, QuantSpec(4), backend="triton").stride() == heads.stride()
     learned, fp8 = x.clone().requires_grad_(), QuantSpec(8, number_format="fp8")
     for y, spec, words in ((learned, QuantSpec(4), "no gradient"), (x, fp8, "not to fp8"), (x.double(), QuantSpec(4), "not torch.float64")):
         assert torch.equal(fake_quantize(y, spec), grids.fake_quantize(y, spec))

@@ -1,6 +1,8 @@
 """What linears share is made once, and is gone with the tensor that it was made of."""
 
 import copy
+import sys
+import threading
 import weakref
 
 import torch
@@ -21,7 +23,29 @@ def test_it_is_made_once_for_each_tensor_and_not_for_equal_ones():
     x, y = torch.ones(2), torch.ones(2)
     assert latest.of(x, make) is latest.of(x, make) and len(made) == 1
     assert latest.of(y, make) is latest.of(y, make) and len(made) == 2
-    assert torch.equal(copy.deepcopy(latest).of(y, make), y + 1) and len(made) == 3, "a copy begins anew"
+    for number, copied in enumerate((copy.deepcopy(latest), copy.copy(latest)), 3):
+        assert torch.equal(copied.of(y, make), y + 1) and len(made) == number, "a copy begins anew"
+
+
+def test_threads_get_what_was_made_of_their_own_tensor():
+    latest, wrong = OfLatest(), []
+
+    def ask(x):
+        for _ in range(3000):
+            made = latest.of(x, lambda x: (id(x),))
+            if made != (id(x),):
+                wrong.append(made)
+
+    threads, before = [threading.Thread(target=ask, args=(torch.ones(1),)) for _ in range(2)], sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
 
 
 def test_it_goes_with_the_tensor():

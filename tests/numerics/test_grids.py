@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rotviz.errors import BadInput
 from rotviz.numerics.grids import code_range, fake_quantize, quantize, search_clip
@@ -130,3 +131,24 @@ def test_a_clip_search_that_is_remembered_is_the_search():
     other[3, 5] = 40.0
     assert torch.equal(fake_quantize(other, spec)[4:], first[4:]) and not torch.equal(fake_quantize(other, spec)[3], first[3])
     assert not torch.equal(fake_quantize(weight, QuantSpec(3, True, Granularity.CHANNEL, clip="mse")), first)
+
+
+class Divisors(TorchDispatchMode):
+    """What is divided by."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.div, torch.ops.aten.div_):
+            self.found.append(args[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("spec", [QuantSpec(4), QuantSpec(4, False), QuantSpec(4, False, number_format="int_min")], ids=str)
+def test_steps_are_divided_out_as_a_gpu_would_too(spec):
+    """By a number that is no tensor, or a tensor of one number on the CPU, torch multiplies with the rounded reciprocal on a GPU."""
+    with Divisors() as divisors:
+        quantize(torch.randn(8, 64, generator=torch.Generator().manual_seed(0)), spec)
+    assert divisors.found and all(isinstance(by, torch.Tensor) and by.ndim for by in divisors.found)

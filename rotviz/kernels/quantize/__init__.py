@@ -63,11 +63,18 @@ def fake_quantize(x: Tensor, spec: QuantSpec, *, backend: str = "auto") -> Tenso
         return grids.fake_quantize(x, spec)
     from rotviz.kernels.quantize.triton_kernel import launch_fake_quantize
 
-    x = x.contiguous()
-    y = torch.empty_like(x)
-    if x.numel():
-        launch_fake_quantize(x, y, spec, group, clip_ratio(spec), includes_zero(spec))
-    return y
+    rows, back = as_it_lies(x)
+    y = torch.empty_like(rows)
+    if rows.numel():
+        launch_fake_quantize(rows, y, spec, group, clip_ratio(spec), includes_zero(spec))
+    return y.permute(back)
+
+
+def as_it_lies(x: Tensor) -> tuple[Tensor, list[int]]:
+    """x [..., D] with its leading axes in the order in which they lie in memory, contiguous, and the permutation that undoes it: heads of a cache
+    are rows that lie token by token, and rows may be rounded in any order."""
+    order = [*sorted(range(x.ndim - 1), key=lambda axis: -x.stride(axis)), x.ndim - 1]
+    return x.permute(order).contiguous(), [order.index(axis) for axis in range(x.ndim)]
 
 
 def _unlearned(x: Tensor) -> str | None:
