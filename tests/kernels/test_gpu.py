@@ -12,7 +12,7 @@ from rotviz.kernels.hadamard import hadamard
 from rotviz.kernels.hadamard_quantize import hadamard_quantize
 from rotviz.kernels.integer_matmul import integer_matmul
 from rotviz.kernels.packing import pack, unpack
-from rotviz.kernels.quantize import dequantize, quantize
+from rotviz.kernels.quantize import dequantize, fake_quantize, quantize
 from rotviz.kernels.statistics import site_statistics
 from rotviz.kernels.weight_only_matmul import weight_only_matmul
 from rotviz.numerics.rotation import HadamardRotation
@@ -66,6 +66,8 @@ def test_rounding(spec, dtype, device):
     ours, plain = quantize(x, spec), quantize(x, spec, backend="torch")
     assert torch.equal(ours.data, plain.data) and torch.equal(ours.step, plain.step)
     assert torch.equal(dequantize(ours), dequantize(plain, backend="torch"))
+    rounded = fake_quantize(x, spec, backend="triton")
+    assert torch.equal(rounded, fake_quantize(x, spec, backend="torch")) and torch.equal(rounded.cpu(), fake_quantize(x.cpu(), spec))
 
 
 def test_packing(device):
