@@ -14,7 +14,6 @@ What is multiplied follows from how both sides are quantized:
 Linears that read the same tensor (q, k, v; gate, up) share one LinearInput, so it is turned and quantized once.
 """
 
-
 from torch import Tensor, nn
 
 from rotviz.kernels.integer_matmul import channel_sums, integer_matmul

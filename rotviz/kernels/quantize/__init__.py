@@ -59,7 +59,7 @@ def fake_quantize(x: Tensor, spec: QuantSpec, *, backend: str = "auto") -> Tenso
     if not spec.quantizes:
         return x
     group = spec.group_for(x.shape[-1])
-    if not takes_triton(x, backend, _unlearned(x) or grid_obstacle(spec) or obstacle(x, spec, group, packed=False)):
+    if not takes_triton(x, backend, _unlearned(x) or obstacle(x, spec, group, packed=False)):
         return grids.fake_quantize(x, spec)
     from rotviz.kernels.quantize.triton_kernel import launch_fake_quantize
 
@@ -81,13 +81,10 @@ def _unlearned(x: Tensor) -> str | None:
     return "it has no gradient" if x.requires_grad and torch.is_grad_enabled() else None
 
 
-def grid_obstacle(spec: QuantSpec) -> str | None:
-    """Why the Triton kernels do not round to the spec's grid, or None."""
-    return None if spec.number_format in FORMATS else f"it rounds to {' and '.join(FORMATS)}, not to {spec.number_format}"
-
-
 def obstacle(x: Tensor, spec: QuantSpec, group: int, packed: bool = True) -> str | None:
     """Why the Triton kernel does not cover this call, or None; `packed`: the codes are kept."""
+    if spec.number_format not in FORMATS:
+        return f"it rounds to {' and '.join(FORMATS)}, not to {spec.number_format}"
     if x.dtype not in KERNEL_DTYPES:
         return f"it reads float32, bfloat16 and float16, not {x.dtype}"
     if group > LARGEST_GROUP or (packed and two_a_byte(spec) and group % 2):
