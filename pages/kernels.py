@@ -174,12 +174,17 @@ def _speed() -> None:
         return
     st.dataframe(pd.DataFrame([{
         "recipe": f"{row['title']} of {row['recipe']['model']}", "bits": kind, "MB": number(row["model_bytes"][who] / 1e6),
-        "prefill, tokens/s": number(row["median"][who]["prefill"]), "decode, tokens/s": number(row["median"][who]["decode"])}
+        "prefill, tokens/s": number(row["median"][who]["prefill"]), "decode, tokens/s": number(row["median"][who]["decode"]),
+        "decode with CUDA graphs, tokens/s": _or_not_measured(row["median"][who].get("replayed"))}
         for row in record["rows"] for who, kind in (("reference", row["dtype"]), ("deployed", row["bits"]))]), hide_index=True,
         key="deployment-rows", alt="Memory and tokens a second of deployed models beside their float models")
     first = record["rows"][0]
     st.caption(f"{record['environment']['device']}: medians of "
                f"{len(first['rounds'])} alternating rounds, a prompt of {first['prompt']} tokens, {first['tokens']} decoded. {first['not_measured']}")
+
+
+def _or_not_measured(value: float | None) -> str:
+    return "not measured" if value is None else number(value)
 
 
 def _kernels() -> None:

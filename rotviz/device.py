@@ -1,4 +1,4 @@
-"""The only place that asks what hardware there is. Functions, no constants: nothing is decided at import."""
+"""The only place that asks what hardware there is, and speaks to CUDA itself. Functions, no constants: nothing is decided at import."""
 
 import contextlib
 import resource
@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -104,6 +105,23 @@ def tensor_cores_missing(device: torch.device) -> str | None:
     if capability < (8, 0):
         return f"it needs compute capability 8.0 or later (Ampere), and {torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
     return None
+
+
+def cuda_graph(step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    """Record a step as a CUDA graph, after one run outside it. -> its output, and what computes that anew, in place.
+
+    Raises:
+        RuntimeError: the step does what cannot be recorded, such as waiting for a number.
+    """
+    beside, main = torch.cuda.Stream(), torch.cuda.current_stream()
+    beside.wait_stream(main)
+    with torch.cuda.stream(beside):
+        step()
+    main.wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = step()
+    return output, graph.replay
 
 
 def timed(run: Callable[[], object], device: torch.device, repeats: int) -> list[float]:

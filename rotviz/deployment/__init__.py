@@ -2,6 +2,7 @@
 
     linear.py      linear layers whose weights stay packed, and what happens to their inputs
     cache.py       a KV cache for transformers that stores codes
+    replay.py      the step of one token as a CUDA graph
     build.py       a recipe -> a transformers model with `generate`
     shelf.py       which recipes can be; what is known of deployed runs without loading one
     folder.py      that model as a folder that stands on its own, and back

@@ -2,6 +2,7 @@
 
     prefill    P tokens of a prompt at once, an empty cache          P / seconds
     decode     N tokens one after another, greedily                  N / seconds
+    replayed   the same with a cache of fixed length, the step a CUDA graph (rotviz.deployment.replay); on a GPU, where the cache does not slide
 
 Both models see the same prompt, take turns (who goes first alternates), and keep their own kind of cache. One round of each that is not counted
 comes first. On a CPU the packed products are references in torch that unpack the weights at every step: their times say what this machine does,
@@ -11,14 +12,16 @@ not what the kernels can.
 import copy
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rotviz.deployment.build import Deployed, Say, cache_argument, deploy, silent
+from rotviz.deployment.replay import Recorder, Replay
 from rotviz.deployment.size import CONTEXT, measured_bytes, weigh
 from rotviz.device import describe, resolve_device, resolve_dtype, wait_for
 from rotviz.errors import BadInput
@@ -30,14 +33,16 @@ from rotviz.texts import load_text, prompt_tokens
 
 REFERENCES = ("The Triton kernels are not measured ({}): the deployed model ran on their references in torch, which unpack the weights at every "
               "step.")
+WAYS = ("prefill", "decode", "replayed")
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Tokens a second."""
+    """Tokens a second; None where a step is not replayed."""
 
     prefill: float
     decode: float
+    replayed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,10 @@ def rounds_of(deployed: Deployed, reference: Any, prompt: Tensor, new: int, roun
         new: tokens to decode.
         rounds: how many.
     """
-    ways = {"deployed": (deployed.model, deployed.new_cache), "reference": (reference, lambda: _plain_cache(reference))}
+    ways = {"deployed": (deployed.model, deployed.new_cache), "reference": (reference, partial(plain_cache, reference))}
     for number in range(rounds + 1):
         names = list(ways) if number % 2 else list(reversed(ways))
-        found = {name: speed(*ways[name], prompt, new) for name in names}
+        found = {name: replace(speed(*ways[name], prompt, new), replayed=replayed(*ways[name], prompt, new)) for name in names}
         if number:
             yield Round(**found)
 
@@ -80,6 +85,25 @@ def speed(model: Any, new_cache: Any, prompt: Tensor, new: int) -> Speed:
         wait_for(prompt.device)
         ended = time.perf_counter()
     return Speed(prompt.shape[1] / (filled - began), new / (ended - filled))
+
+
+def replayed(model: Any, new_cache: Callable[[int], Any], prompt: Tensor, new: int, record: Recorder | None = None) -> float | None:
+    """Tokens a second of one model that decodes by replay; None where it cannot: on a CPU, or with a cache that slides."""
+    if record is None and not prompt.is_cuda:
+        return None
+    cache, forward = new_cache(prompt.shape[1] + new + 1), partial(nn.Module.__call__, model)  # without the replay of a deployed model's own
+    replay, arguments = Replay(record), {cache_argument(model.forward): cache, "use_cache": True}
+    with torch.no_grad():
+        token = forward(prompt, logits_to_keep=1, **arguments).logits[:, -1:].argmax(-1)
+        token = replay.step(forward, cache, {"input_ids": token, **arguments}).logits[:, -1:].argmax(-1)  # recorded here
+        if not replay.has_recorded:
+            return None
+        wait_for(prompt.device)
+        began = time.perf_counter()
+        for _ in range(new):
+            token = replay.step(forward, cache, {"input_ids": token, **arguments}).logits[:, -1:].argmax(-1)
+        wait_for(prompt.device)
+    return new / (time.perf_counter() - began)
 
 
 def measure(recipe: Recipe, *, prompt: int, new: int, rounds: int, dtype: str = "", context: int = CONTEXT, loaded: LoadedModel | None = None,
@@ -121,14 +145,17 @@ def float_bytes(model: Any) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
-def _medians(rounds: list[Round]) -> dict[str, dict[str, float]]:
+def _medians(rounds: list[Round]) -> dict[str, dict[str, float | None]]:
     """Tokens a second of both, and the ratios round by round."""
-    def middle(values: list[float]) -> float:
-        return statistics.median(values)
+    def middle(values: list[float | None]) -> float | None:
+        return None if None in values else statistics.median(values)
 
-    found = {who: {what: middle([getattr(getattr(one, who), what) for one in rounds]) for what in ("prefill", "decode")}
-             for who in ("reference", "deployed")}
-    ratios = {what: middle([getattr(one.deployed, what) / getattr(one.reference, what) for one in rounds]) for what in ("prefill", "decode")}
+    def of(who: str, what: str) -> list[float | None]:
+        return [getattr(getattr(one, who), what) for one in rounds]
+
+    found = {who: {what: middle(of(who, what)) for what in WAYS} for who in ("reference", "deployed")}
+    ratios = {what: middle([None if None in pair else pair[0] / pair[1] for pair in zip(of("deployed", what), of("reference", what))])
+              for what in WAYS}
     return found | {"deployed_over_reference": ratios}
 
 
@@ -140,7 +167,9 @@ def _copy(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
     return twin
 
 
-def _plain_cache(model: Any) -> Any:
-    from transformers import DynamicCache
+def plain_cache(model: Any, length: int | None = None) -> Any:
+    """transformers' own cache for a model: that grows, or of fixed length."""
+    from transformers import DynamicCache, StaticCache
 
-    return DynamicCache(config=model.config.get_text_config())
+    config = model.config.get_text_config()
+    return DynamicCache(config=config) if length is None else StaticCache(config=config, max_cache_len=length)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 Say = Callable[[float, str], None]
 CACHE_NAMES = ("cache", "past_key_values")
 """What transformers calls the KV cache: the name changed within version 5."""
+STATIC = "static"
+DEFAULT_NEW = 20
+"""Tokens that transformers generates if it is not told how many."""
 
 
 def silent(fraction: float, words: str) -> None:
@@ -65,9 +68,9 @@ class Deployed:
     coder: CacheCoder
     r4: dict[int, Any]
 
-    def new_cache(self) -> Any:
-        """An empty KV cache."""
-        return self.model.new_cache()
+    def new_cache(self, length: int | None = None) -> Any:
+        """An empty KV cache; with room for so many tokens, so that steps can be replayed, or one that grows."""
+        return self.model.new_cache(length)
 
 
 def deploy(recipe: Recipe, loaded: LoadedModel | None = None, *, dtype: str = "", say: Say = silent) -> Deployed:
@@ -174,18 +177,36 @@ class _GeneratesPacked:
 
     cache_coder: CacheCoder
 
-    def new_cache(self) -> Any:
-        """An empty cache of the deployed model's kind."""
-        from transformers import DynamicCache
+    def new_cache(self, length: int | None = None) -> PackedCache:
+        """An empty cache of the deployed model's kind; with room for so many tokens, or one that grows."""
+        return PackedCache(self.config, self.cache_coder, length)
 
-        return PackedCache(self.config, self.cache_coder) if self.cache_coder.acts else DynamicCache(config=self.config.get_text_config())
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """transformers' generate; with a packed cache unless it is given a cache, or told to do without or with a kind of its own.
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """transformers' generate; with a packed cache unless it is given a cache, or told to do without or with a kind of its own."""
-        wanted = kwargs.get("use_cache", True) and not kwargs.get("cache_implementation")
-        if wanted and not any(kwargs.get(name) is not None for name in CACHE_NAMES):
-            kwargs |= {cache_argument(self.forward): self.new_cache(), "use_cache": True}  # the configuration of a loaded model says no
-        return super().generate(*args, **kwargs)
+        With cache_implementation = "static" the packed cache has a fixed length, and on a GPU steps are replayed (rotviz.deployment.replay).
+        """
+        config = kwargs.get("generation_config") or self.generation_config
+        prompt = next((found for found in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if found is not None), None)
+        kind = kwargs.get("cache_implementation") or config.cache_implementation
+        has_cache = any(kwargs.get(name) is not None for name in CACHE_NAMES)
+        if kwargs.get("use_cache", True) and not has_cache and (kind is None or (kind == STATIC and prompt is not None)):
+            length = None if kind is None else _room(prompt.shape[1], kwargs, config)
+            kwargs |= {cache_argument(self.forward): self.new_cache(length), "use_cache": True}  # the configuration of a loaded model says no
+            kwargs |= {} if kind is None else {"cache_implementation": None, "disable_compile": True}
+        return super().generate(inputs, *args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
+        replay = getattr(cache, "replay", None)
+        return super().__call__(*args, **kwargs) if args or replay is None else replay.step(super().__call__, cache, kwargs)
+
+
+def _room(prompt: int, arguments: dict[str, Any], config: Any) -> int:
+    """The most tokens that `generate` will have seen: transformers' rules, and at least its default."""
+    new = arguments.get("max_new_tokens") or getattr(config, "max_new_tokens", None)
+    longest = arguments.get("max_length") or getattr(config, "max_length", None) or 0
+    return prompt + new if new else max(longest, prompt + DEFAULT_NEW)
 
 
 def _replaced(module: nn.Linear, weights: QuantSpec, bits: "int | Tensor | None", source: LinearInput) -> nn.Module:

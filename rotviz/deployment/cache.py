@@ -5,19 +5,29 @@
 
 New keys are turned by R3 and quantized once, when they come; what attention is given is read back from the codes, for one block at a time. So a
 layer of this cache is transformers' own dynamic layer, sliding windows included, that holds rows of bytes where that one holds numbers, and
-cropping, beam search and moving to another device are transformers' own.
+cropping, beam search and moving to another device are transformers' own. So it is with the cache of fixed length, whose steps can be replayed: it
+takes its memory at once, and is read back whole.
 
 Keys and values that did not come from here (a forward without a cache, or with another) are turned and rounded on the way into attention: the same
 function. The attention edit tells the two apart by a mark on the tensor, which no operation copies.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    StaticCache,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
 
+from rotviz.deployment.replay import Replay
 from rotviz.errors import BadInput
 from rotviz.kernels.online import OnlineRotation
 from rotviz.kernels.packed import Packed, check_spec, code_dtype, two_a_byte
@@ -81,7 +91,7 @@ class CacheCoder:
 
 
 class _Coded:
-    """A dynamic cache layer that stores what its coder makes of keys and values. Comes before transformers' layer among the bases."""
+    """A cache layer that stores what its coder makes of keys and values. Comes before transformers' layer among the bases."""
 
     coder: CacheCoder
 
@@ -101,17 +111,20 @@ class _Coded:
 class CodedLayer(_Coded, DynamicLayer):
     """Grows by every token."""
 
-    def __init__(self, coder: CacheCoder) -> None:
-        super().__init__()
-        self.coder = coder
-
 
 class CodedSlidingLayer(_Coded, DynamicSlidingWindowLayer):
     """Keeps the tokens of a sliding window."""
 
-    def __init__(self, coder: CacheCoder, sliding_window: int) -> None:
-        super().__init__(sliding_window=sliding_window)
-        self.coder = coder
+
+class CodedFixedLayer(_Coded, StaticLayer):
+    """Has room for so many tokens."""
+
+
+class CodedFixedSlidingLayer(_Coded, StaticSlidingWindowLayer):
+    """Has room for a sliding window, or for so many tokens where they are fewer."""
+
+
+_CODED = {kind.__mro__[2]: kind for kind in (CodedLayer, CodedSlidingLayer, CodedFixedLayer, CodedFixedSlidingLayer)}
 
 
 class PackedCache(Cache):
@@ -120,26 +133,34 @@ class PackedCache(Cache):
     Args:
         config: of the model.
         coder: how keys and values are stored.
+        length: tokens that there is room for, all of whose memory is taken with the first; None = it grows.
+
+    Attributes:
+        replay: by which a model takes its steps with a cache of fixed length, else None.
 
     Raises:
-        BadInput: the model has a kind of cache layer other than these two.
+        BadInput: the model has a kind of cache layer other than these.
     """
 
-    def __init__(self, config, coder: CacheCoder) -> None:
-        super().__init__(layers=[_coded(layer, coder) for layer in DynamicCache(config=config.get_text_config()).layers])
+    def __init__(self, config, coder: CacheCoder, length: int | None = None) -> None:
+        plain = DynamicCache(config=config.get_text_config()) if length is None else StaticCache(config=config, max_cache_len=length)
+        super().__init__(layers=[_coded(layer, coder) for layer in plain.layers] if coder.acts else plain.layers)
+        self.replay = None if length is None else Replay()
 
     @property
     def nbytes(self) -> int:
         """Bytes that all layers hold together."""
-        return sum(layer.nbytes for layer in self.layers)
+        return sum(part.numel() * part.element_size() for layer in self.layers for part in (layer.keys, layer.values) if part is not None)
 
 
-def _coded(layer: object, coder: CacheCoder) -> CodedLayer | CodedSlidingLayer:
-    makers: dict[type, Callable] = {DynamicLayer: lambda: CodedLayer(coder),
-                                    DynamicSlidingWindowLayer: lambda: CodedSlidingLayer(coder, layer.sliding_window)}
-    if type(layer) not in makers:
+def _coded(layer: CacheLayerMixin, coder: CacheCoder) -> CacheLayerMixin:
+    """What transformers made, as a layer that stores codes."""
+    if type(layer) not in _CODED:
         raise BadInput(f"a cache layer of the kind {type(layer).__name__} cannot be stored in codes; deploy with kv.bits = 16 and without R3")
-    return makers[type(layer)]()
+    kind = _CODED[type(layer)]
+    made = kind.__new__(kind)
+    vars(made).update(vars(layer), coder=coder)
+    return made
 
 
 def to_bytes(packed: Packed) -> Tensor:

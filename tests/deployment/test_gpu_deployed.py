@@ -1,11 +1,13 @@
 """Deployed models on a real GPU: the Triton kernels carry them out, and they agree with the fake-quantized model there; what they weigh."""
 
+import warnings
 from pydoc_data.topics import topics
 
 import pytest
 import torch
 
-from rotviz.deployment.build import deploy
+from rotviz.deployment.bench import replayed
+from rotviz.deployment.build import cache_argument, deploy
 from rotviz.deployment.folder import load, save
 from rotviz.deployment.size import CACHE, MLP, weigh
 from rotviz.device import resolve_device
@@ -50,6 +52,24 @@ def test_the_triton_kernels_are_what_runs(base, monkeypatch, device):
         monkeypatch.setattr(f"rotviz.kernels.{operation}.reference.{operation}", None)
     with torch.no_grad():
         assert torch.isfinite(deployed.model(tokens(device), use_cache=False).logits).all()
+
+
+@pytest.mark.parametrize(("activations", "cache"), [(4, 4), (16, 16)])
+def test_steps_are_replayed_as_a_cuda_graph(base, activations, cache, device):
+    """By `generate`, with the tokens that a growing cache gives; step by step, with the logits of the same cache's steps, bit for bit."""
+    deployed = deploy(Recipe.from_dict(with_changes(base, [("kv.bits", cache), ("activations.bits", activations)])))
+    how = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    plain, fixed = deployed.new_cache(72), deployed.new_cache(72)
+    plain.replay, argument, ids = None, cache_argument(deployed.model.forward), tokens(device)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("error", "decoding launches its kernels one by one")
+        for part in (ids, *ids[:, :8].split(1, 1)):
+            wanted, found = (deployed.model(input_ids=part, use_cache=True, **{argument: one}).logits for one in (plain, fixed))
+            assert torch.equal(wanted, found)
+        assert fixed.replay.has_recorded
+        assert replayed(deployed.model, deployed.new_cache, ids, 4) > 0
+        quick, slow = deployed.model.generate(ids, cache_implementation="static", **how), deployed.model.generate(ids, **how)
+    assert quick.shape == (1, 88) and (quick == slow).float().mean() > 0.9  # sums over a masked cache come in another order
 
 
 def test_bytes_and_folder(base, tmp_path, device):
