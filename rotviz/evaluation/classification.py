@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rotviz.evaluation.divergence import score
+from rotviz.kernels.scores import score
 
 
 @dataclass(frozen=True, slots=True)

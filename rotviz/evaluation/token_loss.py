@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rotviz.errors import BadInput
-from rotviz.evaluation.divergence import score
+from rotviz.kernels.scores import score
 from rotviz.models.walk import BlockSource, Ends, forward
 from rotviz.surgery.online import quantize_activations
 from rotviz.surgery.plan import RotationPlan

@@ -6,6 +6,7 @@
     packing              two 4-bit codes in a byte
     weight_only_matmul   x W^T with packed weights
     integer_matmul       int4 x int4 and int8 x int8 with int32 sums
+    scores               both losses, the divergence and the top tokens of two models' logits, in one read
     statistics           what a site looks like, in one read
 
 A call works everywhere: on a CPU the reference runs. Nothing here imports Triton, or asks for a GPU, before a kernel is launched (choice.py).

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rotviz.device import describe, timed
 from rotviz.errors import BadInput
@@ -29,6 +30,7 @@ from rotviz.kernels.hadamard_quantize import hadamard_quantize
 from rotviz.kernels.integer_matmul import channel_sums, integer_matmul
 from rotviz.kernels.packed import Packed
 from rotviz.kernels.quantize import dequantize, fake_quantize, quantize
+from rotviz.kernels.scores import score
 from rotviz.kernels.statistics import site_statistics
 from rotviz.kernels.weight_only_matmul import weight_only_matmul
 from rotviz.types import Granularity, QuantSpec
@@ -142,6 +144,7 @@ def cases(device: torch.device, dtype: torch.dtype, small: bool) -> Iterator[Cas
         for rows in (1, 16, 128) if small else (1, 16, 2048):
             yield from _products(draw(rows, d), weight)
     x = draw(numbers // 4096, 4096)
+    yield from _scores(draw(numbers // 49_152, 49_152))
     yield Case("statistics", _size(x), _bytes(x), 4 * x.numel(), lambda backend: site_statistics(x, backend=backend))
 
 
@@ -172,6 +175,19 @@ def _products(x: Tensor, weight: Tensor) -> Iterator[Case]:
     for spec in (A4, A8):
         codes, packed = quantize(x, spec), quantize(weight, QuantSpec(spec.bits, True, Granularity.CHANNEL))
         yield Case(f"int{spec.bits} x int{spec.bits}", size, codes.nbytes + packed.nbytes + out, operations, _integer(codes, packed), peers)
+
+
+def _scores(logits: Tensor) -> Iterator[Case]:
+    """Of two models with the vocabulary of SmolLM2, beside the functions that people use for it."""
+    others, targets = logits.roll(1, 0), logits.argmax(-1)
+
+    def plain() -> object:
+        p, q = logits.float(), others.float()
+        divergence = functional.kl_div(q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+        return functional.cross_entropy(p, targets, reduction="none"), functional.cross_entropy(q, targets, reduction="none"), divergence
+
+    yield Case("scores", _size(logits), 2 * _bytes(logits), 4 * logits.numel(), lambda backend: score(logits, others, targets, backend=backend),
+               {"cross_entropy, kl_div": plain})
 
 
 def _integer(x: Packed, weight: Packed) -> Callable[[str], object]:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from rotviz.device import wait_for
 from rotviz.errors import BadInput
-from rotviz.evaluation.divergence import score
+from rotviz.kernels.scores import score
 from rotviz.models.attention import copy_block
 from rotviz.models.family import BlockView
 from rotviz.models.walk import Ends, Entry, forward, narrowed

@@ -29,9 +29,10 @@ from torch import Tensor
 from rotviz.device import describe, peak_memory_mb, reset_peak_memory
 from rotviz.errors import BadInput, Cancelled, OutOfRoom
 from rotviz.evaluation.classification import classification
-from rotviz.evaluation.divergence import Divergence, Scores, divergence, score
+from rotviz.evaluation.divergence import Divergence, divergence
 from rotviz.evaluation.errors import SiteMeter, beyond, massive_limit, residual_error
 from rotviz.evaluation.perplexity import Perplexity, perplexity
+from rotviz.kernels.scores import Scores, score
 from rotviz.models.family import BlockView
 from rotviz.models.loading import LoadedModel
 from rotviz.models.packed import packed_linears

@@ -94,6 +94,7 @@ def test_a_run(changes, text):
     assert found.reference.value == pytest.approx(wanted.reference.value, rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in subtract:RuntimeWarning")  # the interpreter's, past the vocabulary's end
 @pytest.mark.parametrize("changes", [(), (("activations.format", "int_min"), ("activations.symmetric", False), ("activations.clip", "none"))])
 def test_a_run_goes_through_the_kernels(changes, text, backend, monkeypatch):
     """R3, R4 and the rounding of activations and cache, where Triton is installed; the numbers are those of the operators all the same."""

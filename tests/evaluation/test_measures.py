@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from rotviz.capture.inspect import Look, look
-from rotviz.evaluation.divergence import score
 from rotviz.evaluation.errors import SiteMeter, massive_mask
 from rotviz.evaluation.perplexity import perplexity, ratio
 from rotviz.evaluation.sites import Turn, block_errors, channel_errors, site_rows, token_errors
+from rotviz.kernels.scores import score
 from rotviz.numerics.errors import relative_mse, relative_mse_by_channel, relative_mse_by_token, split_error, sqnr_db
 from rotviz.types import QuantSpec, Site, Slot
 

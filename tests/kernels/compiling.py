@@ -26,12 +26,14 @@ import rotviz.kernels.hadamard_quantize.triton_kernel as fused
 import rotviz.kernels.integer_matmul.triton_kernel as integer
 import rotviz.kernels.packing.triton_kernel as packing
 import rotviz.kernels.quantize.triton_kernel as quantize
+import rotviz.kernels.scores.triton_kernel as scores
 import rotviz.kernels.statistics.triton_kernel as statistics
 import rotviz.kernels.weight_only_matmul.triton_kernel as weight_only
 from rotviz.kernels.quantize import room_for
 from rotviz.types import Granularity, QuantSpec
 
-POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int8: "*i8", torch.uint8: "*u8", torch.int32: "*i32"}
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int8: "*i8", torch.uint8: "*u8", torch.int32: "*i32",
+            torch.int64: "*i64", torch.float64: "*fp64"}
 HALF = torch.bfloat16
 
 
@@ -99,7 +101,7 @@ def _run(tool: str, *arguments: str) -> str:
 
 def main() -> None:
     capability = int(sys.argv[1]) if len(sys.argv) > 1 else 90
-    for module in (hadamard, fused, integer, packing, quantize, statistics, weight_only):
+    for module in (hadamard, fused, integer, packing, quantize, scores, statistics, weight_only):
         for name in [n for n in vars(module) if n.endswith("_kernel")]:
             setattr(module, name, Compiler(getattr(module, name), capability))
     for n in (128, 576, 11008, 28672):
@@ -117,6 +119,9 @@ def main() -> None:
         quantize.launch_fake_quantize(x, x.clone(), spec, group, 1.0, True)
     packing.launch_pack(torch.empty(64, 64, dtype=torch.int8), torch.empty(64, 32, dtype=torch.uint8))
     packing.launch_unpack(torch.empty(64, 32, dtype=torch.uint8), torch.empty(64, 64, dtype=torch.int8), True)
+    for dtype in (HALF, torch.float32):
+        logits = torch.empty(8, 49_152, dtype=dtype)
+        scores.launch(logits, logits.clone(), torch.empty(8, dtype=torch.int64))
     with contextlib.suppress(ValueError, OverflowError):  # nothing was launched: the sums it reads are whatever lay in memory
         statistics.launch(x)
 

@@ -13,7 +13,7 @@ import torch
 
 from rotviz.device import resolve_device
 
-OPERATIONS = ("hadamard", "hadamard_quantize", "quantize", "packing", "weight_only_matmul", "integer_matmul", "statistics")
+OPERATIONS = ("hadamard", "hadamard_quantize", "quantize", "packing", "weight_only_matmul", "integer_matmul", "scores", "statistics")
 INTERPRETED = resolve_device("auto").type == "cpu"
 
 if INTERPRETED:

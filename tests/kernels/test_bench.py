@@ -21,7 +21,8 @@ def test_bytes_and_operations_are_counted_by_hand():
     assert found["int4 weights", "16 x 1024 -> 1024"].bytes == 4 * 16 * 1024 * 2 + 1024 * (512 + 8 * 8)
     assert found["int8 x int8", "1 x 1024 -> 1024"].bytes == 1024 + 4 + 1024 * 1024 + 4 * 1024 + 4 * 1024
     assert found["fake-quantize int4 a token", "64 x 4096"].bytes == 2 * 4 * 64 * 4096
-    assert len({kernel for kernel, _ in found}) == 15
+    assert found["scores", "5 x 49152"].bytes == 2 * 4 * 5 * 49_152
+    assert len({kernel for kernel, _ in found}) == 16
 
 
 def test_the_floor_is_the_nearer_ceiling():

@@ -28,7 +28,7 @@ def test_every_kernel_compiles(capability, tmp_path):
     made = [json.loads(line) for line in found.stdout.splitlines()]
     assert {m["kernel"] for m in made} == {
         "hadamard_kernel", "hadamard_quantize_kernel", "quantize_kernel", "dequantize_kernel", "fake_quantize_kernel", "pack_kernel",
-        "unpack_kernel", "weight_only_matmul_kernel", "integer_matmul_kernel", "statistics_kernel"}
+        "unpack_kernel", "weight_only_matmul_kernel", "integer_matmul_kernel", "scores_kernel", "statistics_kernel"}
     for one in made:
         assert one["shared"] <= SHARED_LIMIT[capability] and one["stack"] <= 256, one
     assert all(one["narrow"] == 0 for one in made if one["kernel"] in PRODUCTS), "inputs come in wide reads"

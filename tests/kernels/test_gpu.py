@@ -15,6 +15,7 @@ from rotviz.kernels.hadamard_quantize import hadamard_quantize
 from rotviz.kernels.integer_matmul import integer_matmul
 from rotviz.kernels.packing import pack, unpack
 from rotviz.kernels.quantize import dequantize, fake_quantize, quantize
+from rotviz.kernels.scores import score
 from rotviz.kernels.statistics import site_statistics
 from rotviz.kernels.weight_only_matmul import weight_only_matmul
 from rotviz.numerics.rotation import HadamardRotation
@@ -87,6 +88,17 @@ def test_products(rows, dtype, device):
     for bits in (4, 8):
         codes, whole = quantize(x, QuantSpec(bits, False)), quantize(weight, QuantSpec(bits, True, Granularity.CHANNEL))
         assert torch.equal(integer_matmul(codes, whole), integer_matmul(codes, whole, backend="torch"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scores(dtype, device):
+    p = draw(1001, 49_152, dtype=dtype, device=device)
+    q, targets = (p.float() + draw(1001, 49_152, device=device, seed=1) / 8).to(dtype), torch.arange(1001, device=device)
+    ours, plain, truth = score(p, q, targets, backend="triton"), score(p, q, targets, backend="torch"), score(p.double(), q.double(), targets)
+    for name in ("reference", "quantized", "kl"):
+        wrong, allowed = (getattr(found, name) - getattr(truth, name) for found in (ours, plain))
+        assert wrong.norm() <= 2 * allowed.norm() + 2.0**-24 * getattr(truth, name).norm()
+    assert torch.equal(ours.same_top, truth.same_top)
 
 
 def test_statistics(device):

@@ -8,7 +8,7 @@ import torch
 from block_tasks import drive, make_task
 
 from rotviz.errors import BadInput
-from rotviz.evaluation.divergence import score
+from rotviz.kernels.scores import score
 from rotviz.models.attention import copy_block
 from rotviz.numerics.grids import fake_quantize, quantize
 from rotviz.quantizers import QUANTIZERS, parts_of
