@@ -70,6 +70,11 @@ def reset_peak_memory(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
+def memory_bytes(device: torch.device) -> int | None:
+    """All memory of a GPU; None for a CPU, whose caches matter more."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
 def give_memory_back(device: torch.device) -> None:
     """Let a GPU's allocator return what it holds and nobody uses, so that a smaller batch finds room in one piece; nothing on a CPU."""
     if device.type == "cuda":

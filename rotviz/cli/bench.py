@@ -136,8 +136,10 @@ def bench_evaluation(options: argparse.Namespace) -> int:
         print_json(record)
         return 0
     first = record["rounds"][0]
-    print_table([{"way": way, "windows/s": speed if speed is not None else first[way]["note"], "perplexity": first[way].get("perplexity")}
-                 for way, speed in record["windows_per_second"].items()], ["way", "windows/s", "perplexity"])
+    share = "share of the matrix rate"
+    print_table([{"way": way, "windows/s": speed if speed is not None else first[way]["note"], share: record["floor"]["shares"].get(way),
+                  "perplexity": first[way].get("perplexity")} for way, speed in record["windows_per_second"].items()],
+                ["way", "windows/s", share, "perplexity"])
     sys.stdout.write("\nratios of windows/s: " + ", ".join(f"{name} {ratio:.3g}" for name, ratio in record["median_ratios"].items()) + "\n")
     return 0
 

@@ -97,13 +97,18 @@ def measure(device: torch.device, *, quick: bool = False, repeats: int = 20) -> 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype, small: bool, repeats: int) -> Ceilings:
     """Copy and multiply something large."""
-    count, side = (1 << 24, 1024) if small else (1 << 28, 8192)
+    count = 1 << 24 if small else 1 << 28
     source = torch.zeros(count, dtype=dtype, device=device)
     target = torch.empty_like(source)
     copied = statistics.median(timed(lambda: target.copy_(source), device, repeats))
+    return Ceilings(describe(device), _name(dtype), 2 * count * dtype.itemsize / copied, matrix_rate(device, dtype, small, repeats))
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, small: bool, repeats: int) -> float:
+    """Operations a second of a large product, random numbers times random numbers: zeros would be quicker."""
+    side = 1024 if small else 8192
     square = torch.randn(side, side, device=device).to(dtype)
-    multiplied = statistics.median(timed(lambda: square @ square, device, repeats))
-    return Ceilings(describe(device), _name(dtype), 2 * count * dtype.itemsize / copied, 2 * side**3 / multiplied)
+    return 2 * side**3 / statistics.median(timed(lambda: square @ square, device, repeats))
 
 
 def measure_case(case: Case, ceilings: Ceilings, device: torch.device, repeats: int) -> Row:

@@ -4,18 +4,35 @@
 
 What is asked for decides nothing about the numbers (windows do not see each other), only about the memory. A batch that does not fit is done again at
 half the size, down to one; what was done stays. Each time is noted, because the run then takes longer than it would elsewhere.
+
+The first batch, on which errors are measured, is of one size everywhere: 2048 tokens. After it a CPU goes on with as many, which its caches still
+hold. A GPU takes many more: a block of a small model is done with 2048 tokens before Python has launched the next kernels.
 """
 
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
-from rotviz.device import give_memory_back
+from rotviz.device import give_memory_back, memory_bytes
 from rotviz.models.walk import Ends
 
 SCORE_LOGITS = 1 << 26
 """Logits of a model that are made at a time (256 MB in float32). A product with the head reads the whole head, which is larger than any cache, so
 that small pieces cost more than they save."""
+
+SHARE, MOST_TOKENS = 1 / 16, 1 << 16
+"""Of a GPU's memory, what a batch may take inside a block; and tokens in flight beyond which nothing is gained."""
+
+
+def tokens_at_once(block: nn.Module, device: torch.device) -> int:
+    """Tokens that a GPU pushes through a block together after the first batch, by what they hold there; 0 = as many as in the first, on a CPU."""
+    memory = memory_bytes(device)
+    if memory is None:
+        return 0
+    linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
+    held = 2 * sum((linear.in_features + linear.out_features) * linear.weight.element_size() for linear in linears)  # as they are, and rounded
+    return min(MOST_TOKENS, int(SHARE * memory / held))
 
 
 def tokens_scored(ends: Ends) -> int:
@@ -30,10 +47,12 @@ class Batches:
         size: how many to begin with.
         unit: what they are, in the singular.
         device: whose memory it is about.
+        more: how many after the first batch, if more than in it.
     """
 
-    def __init__(self, size: int, unit: str, device: torch.device) -> None:
-        self.size, self.unit, self.device = max(1, size), unit, device
+    def __init__(self, size: int, unit: str, device: torch.device, more: int = 0) -> None:
+        self.first = max(1, size)
+        self.size, self.unit, self.device = max(self.first, more), unit, device
         self.notes: list[str] = []
 
     def over(self, count: int, work: Callable[[slice], None], where: str) -> None:
@@ -49,7 +68,8 @@ class Batches:
         """
         start = 0
         while start < count:
-            part = slice(start, min(start + self.size, count))
+            size = self.size if start else min(self.first, self.size)
+            part = slice(start, min(start + size, count))
             if self._fits(work, part, where):
                 start = part.stop
             else:

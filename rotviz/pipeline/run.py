@@ -36,11 +36,11 @@ from rotviz.kernels.scores import Scores, score
 from rotviz.models.family import BlockView
 from rotviz.models.loading import LoadedModel
 from rotviz.models.packed import packed_linears
-from rotviz.models.walk import Ends, Entry, forward, narrowed
+from rotviz.models.walk import BlockArguments, Ends, forward, narrowed
 from rotviz.numerics.errors import relative_mse
 from rotviz.pipeline.ablation import Ablation
 from rotviz.pipeline.basis import centered, straightened, turned
-from rotviz.pipeline.batches import Batches, memory_is_full, tokens_scored
+from rotviz.pipeline.batches import Batches, memory_is_full, tokens_at_once, tokens_scored
 from rotviz.pipeline.checkpoint import WalkState, load_state, save_state
 from rotviz.pipeline.events import Event
 from rotviz.pipeline.importance import Importance, importance_of
@@ -53,7 +53,6 @@ from rotviz.pipeline.result import Result, Scored, environment
 from rotviz.pipeline.token_scores import TokenScores, texts_of
 from rotviz.pipeline.weights import Quantization, WeightStack, collected_notes, push_calibration, quantize_weights, stack_for
 from rotviz.quantizers import Progress
-from rotviz.quantizers.block import batches
 from rotviz.surgery.online import quantize_activations, quantize_cache
 from rotviz.surgery.plan import RotationPlan
 from rotviz.surgery.proof import StepProof, prove, require
@@ -141,7 +140,8 @@ class _Job:
         reset_peak_memory(prepared.device)
         inputs = yield from self.read(prepared)
         plan, learning = yield from self.learn(prepared)
-        self.batches = Batches(inputs.batch, inputs.unit, prepared.device)
+        more = tokens_at_once(prepared.source.original(0).block, prepared.device) // inputs.length
+        self.batches = Batches(inputs.batch, inputs.unit, prepared.device, more)
         self.scored = Batches(tokens_scored(prepared.source.ends), "token", prepared.device)
         proofs = yield from self.prove(prepared, plan, inputs)
         steps = steps_for(plan, prepared.source.family)
@@ -227,8 +227,8 @@ class _Job:
             path = reference_path(prepared, inputs.values)
             kept = None if self.ablates else kept_reference(path)  # an ablation needs the float stream before every block
         state = load_state(self.checkpoint, self.recipe.fingerprint) if self.checkpoint else None
-        first = inputs.first
-        entries = [ends[0].entry(first), ends[1].entry(first), ends[1].entry(inputs.sample)]
+        first, most = inputs.first, inputs.values[:self.batches.size]
+        entries = [end.entry(values).arguments for end, values in ((ends[0], most), (ends[1], most), (ends[1], inputs.sample))]
         if state is None or (len(state.reference) < len(inputs) and kept is None):
             state = WalkState(0, self.embed(ends[0], inputs.values if kept is None else first), self.embed(ends[1], inputs.values))
         else:
@@ -392,23 +392,26 @@ class _Job:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: BlockView, entries: list[Entry], state: WalkState,
+def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: BlockView, entries: list[list[BlockArguments]], state: WalkState,
                 inputs: Inputs, input_bits: Mapping[str, int]) -> dict[str, float]:
     """One block: push both streams through it and its quantized copy, measure on the first batch."""
     index, where, sample = state.block, f"block {state.block}", inputs.sample_length
     first = state.reference[:inputs.batch].clone()
     limit, measured = massive_limit(first), 0
     meter = SiteMeter(beyond(first, limit).flatten())
-    for batch in batches(state.reference):
-        state.massive[batch] += beyond(state.reference[batch], limit)
+
+    def mark_massive(part: slice) -> None:
+        state.massive[part] += beyond(state.reference[part], limit)
+
+    job.batches.over(len(state.reference), mark_massive, where)
     quantize_activations(rewritten, prepared.recipe.activations.spec(), meter, bits=input_bits)
     quantize_cache(rewritten, prepared.recipe.kv.spec(), meter)
     family = prepared.source.family
     isolated_in = turned(first[:1, :sample], plan, family)
 
-    def push(stream: Tensor, block: BlockView, entry: Entry, part: slice) -> None:
+    def push(stream: Tensor, block: BlockView, entry: list[BlockArguments], part: slice) -> None:
         job.stop_if_cancelled()
-        stream[part] = forward(block.block, stream[part], narrowed(entry.arguments[index], part.stop - part.start))
+        stream[part] = forward(block.block, stream[part], narrowed(entry[index], part.stop - part.start))
 
     def push_quantized(part: slice) -> None:
         nonlocal measured
@@ -424,7 +427,7 @@ def _walk_block(job: _Job, prepared: Prepared, plan: RotationPlan, rewritten: Bl
     with _many_times(prepared, index, len(inputs) > inputs.batch) as original:
         job.batches.over(len(state.reference), lambda part: push(state.reference, original, entries[0], part), where)
     reference = centered(state.reference[:measured], plan, family)
-    isolated_out = straightened(forward(rewritten.block, isolated_in, entries[2].arguments[index]), plan)
+    isolated_out = straightened(forward(rewritten.block, isolated_in, entries[2][index]), plan)
     isolated = relative_mse(reference[:1, :sample], isolated_out)
     residual = residual_error(index, reference.flatten(0, 1), straightened(state.quantized[:measured], plan).flatten(0, 1), isolated)
     state.errors += [error.to_dict() for error in (*meter.errors(index), residual)]

@@ -8,6 +8,10 @@ work is the same for everybody). The ways to it:
     walk      rotviz, the first time on these windows, and again, when the float model's stream is kept
     lm_eval   lm-eval's HFLM.loglikelihood_rolling on the texts of the windows, where it is installed; one model, without divergence
 
+The floor is what the forward pass of a model takes if nothing but its matrix products takes time, at the rate of a large product in the same dtype,
+measured here: 2 P L / rate a window, P multiply-adds a token that attends to half a window (rotviz.kernels.cost). Shares of it are for the whole
+evaluation, divergence, errors by block and text included: models x windows x floor / seconds.
+
 Ratios are windows a second of the walk over those of the other, round by round: `per_model` compares one model of the first walk with one of
 `plain`; `first` and `again` compare whole evaluations with `compare`; `per_model_lm_eval` one model of the first walk with lm-eval. Text and
 tokenization count for the walk and for lm-eval, not for the loops. lm-eval reads text: a window's text may come back as a few tokens more or fewer.
@@ -29,6 +33,8 @@ from torch import Tensor
 
 from rotviz.device import describe, resolve_device, wait_for
 from rotviz.errors import BadInput
+from rotviz.kernels.bench import matrix_rate
+from rotviz.kernels.cost import Shape, forward_operations
 from rotviz.models.loading import LoadedModel, load, require_text
 from rotviz.pipeline.recipe import Recipe, with_changes
 from rotviz.pipeline.result import environment
@@ -37,6 +43,8 @@ from rotviz.texts import evaluation_windows
 
 LM_EVAL = "lm_eval"
 NOT_INSTALLED = "not measured: lm-eval is not installed here (pip install lm-eval)"
+REPEATS = 20
+"""Products that the matrix rate is the median of."""
 RATIOS: dict[str, Callable[[dict[str, Any]], float]] = {
     "per_model": lambda r: 2 * r["plain"]["seconds"] / r["first"]["seconds"],
     "first": lambda r: r["compare"]["seconds"] / r["first"]["seconds"],
@@ -45,6 +53,8 @@ RATIOS: dict[str, Callable[[dict[str, Any]], float]] = {
 RATIOS_LM_EVAL: dict[str, Callable[[dict[str, Any]], float]] = {
     "per_model_lm_eval": lambda r: 2 * r[LM_EVAL]["seconds"] / r["first"]["seconds"],
 }
+MODELS = {"plain": 1, "compare": 2, "first": 2, LM_EVAL: 1}
+"""Forward passes a window."""
 Say = Callable[[float, str], None]
 
 
@@ -67,7 +77,9 @@ def measure(model: str, text: str, *, windows: int, length: int, rounds: int, de
     for number in range(rounds):
         found.append(one_round(loaded, recipe, tokens.to(place)))
         say((number + 1) / rounds, f"round {number + 1} of {rounds}")
-    return record_of(found, tokens) | {"environment": environment(describe(place)), "model": model, "text": text, "dtype": dtype}
+    floor = floor_of(loaded, tokens.shape[1], place)
+    floor |= {"shares": shares_of(found, floor, len(tokens))}
+    return record_of(found, tokens) | {"floor": floor, "environment": environment(describe(place)), "model": model, "text": text, "dtype": dtype}
 
 
 def float_recipe(model: str, text: str, windows: int, length: int, device: str = "auto", dtype: str = "float32") -> Recipe:
@@ -83,6 +95,19 @@ def record_of(rounds: list[dict[str, dict[str, Any]]], windows: Tensor) -> dict[
     speeds = {way: None if "note" in rounds[0][way] else len(windows) / statistics.median(r[way]["seconds"] for r in rounds) for way in rounds[0]}
     return {"windows": len(windows), "length": windows.shape[1], "rounds": rounds, "windows_per_second": speeds,
             "median_ratios": {name: statistics.median(map(ratio, rounds)) for name, ratio in ratios.items()}}
+
+
+def floor_of(loaded: LoadedModel, length: int, device: torch.device) -> dict[str, Any]:
+    """Operations of a window, the rate of a large matrix product, and the seconds that follow."""
+    rate = matrix_rate(device, loaded.model.dtype, small=device.type != "cuda", repeats=REPEATS)
+    operations = 2 * length * forward_operations(Shape.from_config(loaded.model.config), length // 2)
+    return {"operations": operations, "matrix_operations": rate, "seconds": operations / rate}
+
+
+def shares_of(rounds: list[dict[str, dict[str, Any]]], floor: dict[str, Any], windows: int) -> dict[str, float]:
+    """The median share of the matrix rate that each way keeps."""
+    return {way: statistics.median(models * windows * floor["seconds"] / r[way]["seconds"] for r in rounds)
+            for way, models in MODELS.items() if "note" not in rounds[0][way]}
 
 
 def one_round(loaded: LoadedModel, recipe: Recipe, windows: Tensor) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,8 @@ from rotviz.deployment.build import deploy
 from rotviz.deployment.folder import load, save
 from rotviz.device import resolve_device
 from rotviz.kernels.choice import takes_triton
+from rotviz.models.walk import forward
+from rotviz.pipeline import run as pipeline
 from rotviz.pipeline.generation import continuation
 from rotviz.pipeline.preview import estimates, preview
 from rotviz.pipeline.recipe import Recipe, with_changes
@@ -144,9 +146,22 @@ def test_a_deployed_model(changes, backend, text, tmp_path, monkeypatch):
         assert torch.equal(again(ids).logits, logits) and all(on_gpu(x) for x in again.parameters())
 
 
+def test_more_windows_go_together_and_find_the_same(text, monkeypatch):
+    """Errors by block are measured on a first batch that is no larger than a CPU's; the others go together, up to a share of the memory."""
+    monkeypatch.setattr("rotviz.pipeline.inputs.BATCH_TOKENS", 96)
+    sizes: list[int] = []
+    monkeypatch.setattr(pipeline, "forward", lambda block, hidden, given: sizes.append(len(hidden)) or forward(block, hidden, given))
+    found, wanted = on_both(text, ("text.windows", 7), ("kv.bits", 4), ("model", "tiny-mistral"))
+    assert sizes == [2, 5, 2, 5, 1] * 2 + [2, 2, 2, 1, 2, 2, 2, 1, 1] * 2  # the quantized stream, the float stream, the isolated error
+    assert found.quantized.value == pytest.approx(wanted.quantized.value, rel=1e-2)
+    assert [e["relative_mse"] for e in found.errors] == pytest.approx([e["relative_mse"] for e in wanted.errors], rel=1e-2)
+    assert found.notes == wanted.notes
+
+
 def test_benchmarks_estimates_and_texts(text, monkeypatch):
     monkeypatch.setattr("rotviz.kernels.choice.triton_installed", lambda: False)
     monkeypatch.setattr("torch.cuda.Event", None)
+    monkeypatch.setattr("rotviz.pipeline.throughput.matrix_rate", lambda *given, **named: 1e9)  # what times with a GPU's events cannot be pretended
     with pretended_gpu(monkeypatch):
         with pytest.warns(UserWarning, match="a step could not be recorded as a CUDA graph"):  # nor can it be pretended
             found = measure_deployment(recipe(text, ("kv.bits", 4)), prompt=8, new=2, rounds=1)

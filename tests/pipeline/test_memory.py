@@ -12,7 +12,7 @@ import torch
 from rotviz.errors import OutOfRoom
 from rotviz.pipeline import run as pipeline
 from rotviz.pipeline import weights
-from rotviz.pipeline.batches import Batches, memory_is_full
+from rotviz.pipeline.batches import Batches, memory_is_full, tokens_at_once
 from rotviz.pipeline.recipe import Recipe
 from rotviz.pipeline.run import finish, run
 from rotviz.quantizers import QUANTIZERS
@@ -119,3 +119,28 @@ def test_every_thing_is_done_once_in_order():
     batches.over(12, work, "block 2")
     assert done == list(range(12)) and batches.size == 2
     assert batches.notes == ["the memory was full in block 2 with 5 windows at a time; went on with 2"]
+
+
+def test_more_go_together_after_the_first_batch():
+    sizes = []
+    batches = Batches(2, "window", CPU, more=5)
+    batches.over(14, lambda part: sizes.append(part.stop - part.start), "block 0")
+    assert sizes == [2, 5, 5, 2] and Batches(4, "window", CPU, more=2).size == 4
+
+    def work(part):
+        if part.stop - part.start > 1:
+            raise MemoryError
+        sizes.append(part.start)
+
+    sizes.clear()
+    batches.over(4, work, "block 1")
+    assert sizes == [0, 1, 2, 3] and batches.size == 1
+
+
+def test_a_batch_takes_a_share_of_a_gpus_memory(monkeypatch):
+    block = torch.nn.Sequential(torch.nn.Linear(30, 70), torch.nn.Linear(70, 30)).to(torch.bfloat16)
+    assert tokens_at_once(block, CPU) == 0
+    monkeypatch.setattr("rotviz.pipeline.batches.memory_bytes", lambda device: 16 * 1000 * 800)
+    assert tokens_at_once(block, CPU) == 1000  # 200 numbers a token of 2 bytes each, twice
+    monkeypatch.setattr("rotviz.pipeline.batches.memory_bytes", lambda device: 1 << 40)
+    assert tokens_at_once(block, CPU) == 1 << 16

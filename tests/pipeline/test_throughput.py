@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import statistics
 from pydoc_data.topics import topics
 
 import pytest
@@ -30,6 +31,13 @@ def test_every_way_finds_the_same_perplexity(text):
         assert first[way]["seconds"] > 0 and first[way]["perplexity"] == pytest.approx(first["plain"]["perplexity"], rel=1e-4)
         assert record["windows_per_second"][way] > 0
     assert {"per_model", "first", "again"} <= set(record["median_ratios"]) and os.environ["ROTVIZ_HOME"] == home
+    floor = record["floor"]
+    assert floor["seconds"] == pytest.approx(floor["operations"] / floor["matrix_operations"])
+    for way, models in (("plain", 1), ("first", 2)):
+        shares = [models * 2 * floor["seconds"] / r[way]["seconds"] for r in record["rounds"]]
+        assert 0 < floor["shares"][way] == pytest.approx(statistics.median(shares))
+    blocks = 2 * (2 * 80 * 80 + 2 * 40 * 80 + 3 * 80 * 224 + 2 * 80 * 24)
+    assert floor["operations"] == 2 * 48 * (blocks + 260 * 80)
     if not lm_eval_installed():
         assert "not installed" in first[LM_EVAL]["note"] and record["windows_per_second"][LM_EVAL] is None
 
@@ -60,7 +68,7 @@ def test_the_command(text, capsys):
     assert record["model"] == "tiny-llama" and record["environment"]["torch"] == torch.__version__
     assert main(few) == 0
     out = capsys.readouterr().out
-    assert "windows/s" in out and (lm_eval_installed() or "not installed" in out)
+    assert "windows/s" in out and "share of the matrix rate" in out and (lm_eval_installed() or "not installed" in out)
     assert main([*few, "--rounds", "0"]) == 2 and "at least 1" in capsys.readouterr().err
     assert main([*few, "--dtype", "float3"]) == 2
     if resolve_device("auto").type == "cpu":
