@@ -36,6 +36,18 @@ def home() -> Path:
     return make_folder(folder)
 
 
+@contextmanager
+def home_of_its_own() -> Iterator[None]:
+    """A block with an empty cache folder, thrown away afterwards: for measurements that must find nothing kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, os.environ[HOME_VARIABLE] = os.environ.get(HOME_VARIABLE), folder
+        try:
+            yield
+        finally:
+            os.environ.pop(HOME_VARIABLE)
+            os.environ |= {HOME_VARIABLE: before} if before else {}
+
+
 def data_home() -> Path | None:
     """The folder with local corpora that ROTVIZ_DATA names, or None.
 

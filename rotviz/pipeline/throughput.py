@@ -19,12 +19,9 @@ tokenization count for the walk and for lm-eval, not for the loops. lm-eval read
 
 import importlib.util
 import math
-import os
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +30,7 @@ from torch import Tensor
 
 from rotviz.device import describe, resolve_device, wait_for
 from rotviz.errors import BadInput
+from rotviz.home import home_of_its_own
 from rotviz.kernels.bench import matrix_rate
 from rotviz.kernels.cost import Shape, forward_operations
 from rotviz.models.loading import LoadedModel, load, require_text
@@ -115,7 +113,7 @@ def one_round(loaded: LoadedModel, recipe: Recipe, windows: Tensor) -> dict[str,
     ways: dict[str, Callable[[], float]] = {
         "plain": lambda: plain(loaded, windows), "compare": lambda: compare(loaded, windows), "first": lambda: walk(loaded, recipe),
         "again": lambda: walk(loaded, recipe)}
-    with _home_of_its_own():
+    with home_of_its_own():
         found = {name: _timed(way, windows.device) for name, way in ways.items()}
     return found | {LM_EVAL: _timed_lm_eval(loaded, windows)}
 
@@ -181,15 +179,3 @@ def _logits(loaded: LoadedModel, window: Tensor) -> Tensor:
 
 def _loss(logits: Tensor, window: Tensor) -> float:
     return torch.nn.functional.cross_entropy(logits, window[1:]).item()
-
-
-@contextmanager
-def _home_of_its_own() -> Iterator[None]:
-    """An empty cache folder for a round, so that its first walk is a first one."""
-    with tempfile.TemporaryDirectory() as home:
-        before, os.environ["ROTVIZ_HOME"] = os.environ.get("ROTVIZ_HOME"), home
-        try:
-            yield
-        finally:
-            os.environ.pop("ROTVIZ_HOME")
-            os.environ |= {"ROTVIZ_HOME": before} if before else {}

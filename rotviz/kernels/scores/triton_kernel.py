@@ -17,7 +17,7 @@ WARPS = 8
 
 
 @triton.jit
-def scores_kernel(p_ptr, q_ptr, target_ptr, out_ptr, width, p_stride, q_stride, STRIP: tl.constexpr):
+def scores_kernel(p_ptr, q_ptr, target_ptr, out_ptr, p_stride, q_stride, WIDTH: tl.constexpr, STRIP: tl.constexpr):
     """out float64 [tokens, 4]: both losses, KL, 1 where the most likely tokens are one.
 
     top, at: the largest logit so far and where it stands first; whole, lanes: sums of the weights exp(z - top), those before it came and those since
@@ -29,9 +29,9 @@ def scores_kernel(p_ptr, q_ptr, target_ptr, out_ptr, width, p_stride, q_stride, 
     lanes_p = tl.zeros((STRIP,), dtype=tl.float32)
     top_p, at_p, whole_p = tl.full((), float("-inf"), tl.float32), tl.full((), 0, tl.int32), tl.full((), 0.0, tl.float64)
     lanes_q, lanes_x, top_q, at_q, whole_q, whole_x = lanes_p, lanes_p, top_p, at_p, whole_p, whole_p
-    for start in range(0, width, STRIP):
+    for start in range(0, WIDTH, STRIP):
         column = start + tl.arange(0, STRIP)
-        inside = column < width
+        inside = column < WIDTH
         p = tl.load(p_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
         q = tl.load(q_ptr + column, mask=inside, other=float("-inf")).to(tl.float32)
         high_p, high_q = tl.max(p, axis=0), tl.max(q, axis=0)
@@ -70,6 +70,6 @@ def launch(p: Tensor, q: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tenso
     out = torch.empty(count, 4, dtype=torch.float64, device=p.device)
     strip = STRIP_BYTES // max(p.element_size(), q.element_size())
     with on_device_of(p):
-        scores_kernel[(count,)](p, q, targets.contiguous(), out, width, p.stride(0), q.stride(0), STRIP=strip, num_warps=WARPS)
+        scores_kernel[(count,)](p, q, targets.contiguous(), out, p.stride(0), q.stride(0), WIDTH=width, STRIP=strip, num_warps=WARPS)
     losses_p, losses_q, kl, same = out.unbind(1)
     return losses_p, losses_q, kl, same
