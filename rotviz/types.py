@@ -168,7 +168,10 @@ class QuantSpec:
         Raises:
             BadInput: when the group does not divide the width.
         """
-        group = self.group or FORMATS[self.number_format].block or width
+        block = FORMATS[self.number_format].block
+        group = self.group or block or width
+        if width % group and block:
+            raise BadInput(f"the blocks of {self.number_format}, of {block}, do not divide the width {width}; use another format, such as int or fp4")
         if width % group:
             fitting = [d for d in (16, 32, 48, 64, 96, 128, 192, 256) if width % d == 0]
             raise BadInput(f"group {group} does not divide the width {width}; these do: {', '.join(map(str, fitting)) or width}, or 0 for all")

@@ -115,7 +115,7 @@ class MxScale:
     def step(self, peak: Tensor, kind: FloatFormat) -> Tensor:
         exponent = torch.frexp(without_zeros(peak)).exponent - 1       # floor(log2), without log2's rounding
         exponent = (exponent - kind.largest_exponent).clamp(-E8M0_LIMIT, E8M0_LIMIT)
-        return torch.ldexp(torch.ones_like(peak), exponent)
+        return torch.where(peak.isfinite(), torch.ldexp(torch.ones_like(peak), exponent), torch.nan)  # E8M0's NaN, as the standard has it
 
 
 @dataclass(frozen=True, slots=True)

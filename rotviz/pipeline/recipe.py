@@ -112,9 +112,9 @@ class ActivationTable:
     format: str = setting("int", "number format", choices=ACTIVATION_FORMATS)
 
     def spec(self) -> QuantSpec:
-        """The QuantSpec of the activations."""
-        return QuantSpec(self.bits, self.symmetric, Granularity.GROUP if self.group else Granularity.TOKEN, self.group, self.clip,
-                         self.format)
+        """The QuantSpec of the activations. A format's own blocks, named or not, stay those of a token."""
+        group = 0 if self.format in FORMATS and self.group == FORMATS[self.format].block else self.group
+        return QuantSpec(self.bits, self.symmetric, Granularity.GROUP if group else Granularity.TOKEN, group, self.clip, self.format)
 
 
 @dataclass(frozen=True, slots=True)

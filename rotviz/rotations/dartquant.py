@@ -82,6 +82,7 @@ class DartQuant:
     def _schedule(self, task: LearningTask, sample: SiteSample) -> Schedule:
         per_epoch = max(EPOCH_STEPS, sample.tokens * len(R1_SITES) * sample.blocks // self.batch)
         width = task.plan.r1.size if task.plan.r1 is not None else 0
-        rate = self.rate or PUBLISHED_RATES.get((width, sample.blocks, sample.kv_heads), 0.0)
+        published = PUBLISHED_RATES if (self.loss, self.optimizer) == ("whip", "sgd") else {}  # Whip's gradient is a thousand times variance's
+        rate = self.rate or published.get((width, sample.blocks, sample.kv_heads), 0.0)
         return Schedule(f"DartQuant ({self.loss})", OBJECTIVES[self.loss], self.epochs * per_epoch, self.batch, rate, self.head_rate,
                         self.optimizer, self.momentum, self.normalize)

@@ -24,7 +24,7 @@ from rotviz.config import setting
 from rotviz.numerics.rotation import Rotation
 from rotviz.rotations import ROTATIONS, Learned, LearningStep, LearningTask, Specs
 from rotviz.rotations.alternation import Alternation
-from rotviz.rotations.learning import R1_SITES, START_HELP, build_start, evaluated_grid, sampled
+from rotviz.rotations.learning import R1_SITES, START_HELP, bits_near, build_start, evaluated_grid, sampled
 from rotviz.types import QuantSpec, Slot
 
 
@@ -42,7 +42,7 @@ class DFRot:
     windows: int = setting(1, "calibration windows that are looked at", minimum=1)
     grid: str = setting("evaluated", "grid that is aimed at: the one activations are rounded to, or the paper's symmetric one",
                         choices=("evaluated", "symmetric"))
-    bits: int = setting(4, "bits of that grid", minimum=2, maximum=8)
+    bits: int = setting(4, "bits of that grid, whatever bits activations have (a format with bits of its own keeps them)", minimum=2, maximum=8)
 
     def build(self, slot: Slot, size: int, generator: torch.Generator) -> Rotation:
         """Where learning starts."""
@@ -64,5 +64,7 @@ class DFRot:
         return Learned(replace(task.plan, r1=r1), sample.tokens, f"R1 {self.iterations}", note)
 
     def _grid(self, specs: Specs) -> QuantSpec:
-        grid = replace(evaluated_grid(specs), bits=self.bits)
-        return replace(grid, symmetric=True, clip=1.0, group=0) if self.grid == "symmetric" else grid
+        if self.grid == "symmetric":
+            return QuantSpec(self.bits, symmetric=True)
+        grid = evaluated_grid(specs)
+        return replace(grid, bits=bits_near(self.bits, grid.number_format))

@@ -17,7 +17,7 @@ from rotviz.numerics.massive import dfrot_massive_mask
 from rotviz.numerics.qr_orth import orthonormal
 from rotviz.numerics.rotation import DenseRotation, Rotation
 from rotviz.rotations import ROTATIONS, LearningStep, LearningTask, Specs, learns
-from rotviz.types import Granularity, QuantSpec, Site, Slot
+from rotviz.types import FORMATS, Granularity, QuantSpec, Site, Slot
 
 R1_SITES = (Site.ATTN_IN, Site.MLP_IN)
 """What R1 turns: the inputs of q, k, v and of gate, up."""
@@ -69,9 +69,15 @@ def watched_rows(task: LearningTask) -> Tensor:
 
 
 def evaluated_grid(specs: Specs) -> QuantSpec:
-    """The grid that the inputs of the linear layers are rounded to; its 4-bit form where they stay in float."""
-    grid = specs.activations if specs.activations.quantizes else replace(specs.activations, bits=4)
+    """The grid that the inputs of the linear layers are rounded to; where they stay in float its form at 4 bits, or the format's own bits."""
+    grid = specs.activations if specs.activations.quantizes else replace(specs.activations, bits=bits_near(4, specs.activations.number_format))
     return replace(grid, granularity=Granularity.GROUP if grid.group else Granularity.TOKEN)
+
+
+def bits_near(bits: int, number_format: str) -> int:
+    """`bits`, or those that the format has, if it has no choice."""
+    known = FORMATS[number_format].bits
+    return bits if bits in known else known[0]
 
 
 def head_rows(rows: Tensor, sample: SiteSample) -> Tensor:

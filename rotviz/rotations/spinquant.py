@@ -68,6 +68,8 @@ class SpinQuant:
         """Descend on the windows' loss, keep the best on the held-out ones."""
         if task.plan.r1 is None and not task.plan.r2:
             return Learned(task.plan, 0, "none: neither R1 nor R2 acts")
+        if not (self._weights(task.specs).quantizes or task.specs.activations.quantizes or task.specs.kv.quantizes):
+            return Learned(task.plan, 0, "none: nothing is rounded", ("nothing is rounded, so no rotation changes the loss: they are as they began",))
         windows, held = self._split(task.windows.to(task.source.device))
         model = RotatedModel(task.source, task.plan, self._weights(task.specs), task.specs.activations, task.specs.kv)
         watch = Watch(watched_rows(task).to(task.source.device), evaluated_grid(task.specs)) if task.plan.r1 is not None else None
@@ -104,6 +106,8 @@ class SpinQuant:
             total += float(loss.detach())
         rate = self.rate * 0.5 * (1 + math.cos(math.pi * state.step / self.steps))
         for name, matrix in matrices.items():
+            if matrix.grad is None:  # nothing is rounded under it
+                continue
             moved, state.velocity[name] = cayley_step(matrix.detach(), matrix.grad, state.velocity[name], rate, self.momentum)
             state.matrices[name] = orthonormal(moved)[0] if state.step % self.check == self.check - 1 else moved
         return total

@@ -126,8 +126,9 @@ class _Block:
 
 
 def turned_by(x: Tensor, rotation: Tensor) -> Tensor:
-    """x [..., m n] times a rotation [n, n], each stretch of n channels on its own."""
-    return (x.unflatten(-1, (-1, len(rotation))) @ rotation).flatten(-2)
+    """x [..., m n] times a rotation [n, n], each stretch of n channels on its own; in the wider of the two dtypes, and back in that of x."""
+    wider = torch.promote_types(x.dtype, rotation.dtype)
+    return (x.to(wider).unflatten(-1, (-1, len(rotation))) @ rotation.to(wider)).flatten(-2).to(x.dtype)
 
 
 def rounded_under(x: Tensor, spec: QuantSpec, rotation: Tensor | None) -> Tensor:

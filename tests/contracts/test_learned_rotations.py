@@ -14,7 +14,7 @@ from rotviz.surgery.doctor import source_sizes
 from rotviz.surgery.plan import make_plan
 from rotviz.surgery.proof import prove, require
 from rotviz.texts import calibration_windows
-from rotviz.types import QuantSpec, Slot
+from rotviz.types import Granularity, QuantSpec, Slot
 
 LEARNED = sorted(name for name in ROTATIONS if learns(ROTATIONS[name]))
 QUICK = {"dartquant": {"epochs": 1, "share": 0.5}, "peak": {"steps": 6, "share": 0.5, "rounds": 2}, "dfrot": {"iterations": 6},
@@ -26,8 +26,8 @@ def quick(name, **settings):
     return ROTATIONS[name](**{**QUICK.get(name, {}), **settings})
 
 
-def task_for(method, folder, model="tiny-llama", specs=SPECS, slots=tuple(Slot), seed=0, stop=lambda: None):
-    loaded = load(model)
+def task_for(method, folder, model="tiny-llama", specs=SPECS, slots=tuple(Slot), seed=0, stop=lambda: None, dtype=torch.float32):
+    loaded = load(model, dtype)
     source = BlockSource(loaded.model)
     windows = calibration_windows("pydoc", loaded.tokenizer, 48, 3, seed).tokens
     plan = make_plan(method.build, slots, source_sizes(source), seed)
@@ -107,6 +107,41 @@ def test_other_families(name, model, tmp_path):
     method = quick(name)
     learned, _ = learn(method, task_for(method, tmp_path, model))
     assert learned.plan.r1.orthogonality_error() < 1e-12
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_where_little_or_nothing_is_rounded(name, tmp_path):
+    method = quick(name)
+    for kv in (QuantSpec(4, False, Granularity.HEAD), QuantSpec()):
+        learned, _ = learn(method, task_for(method, tmp_path / str(kv.bits), specs=Specs(QuantSpec(), QuantSpec(), kv)))
+        assert learned.plan.r1.orthogonality_error() < 1e-12
+    assert name != "spinquant" or "nothing is rounded" in learned.notes[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", LEARNED)
+def test_other_dtypes(name, dtype, tmp_path):
+    """Also where weights are rounded and keys and values; a model in 16 bits is what papers learn on."""
+    method, specs = quick(name), Specs(QuantSpec(4, True, Granularity.CHANNEL), QuantSpec(4, True, clip=0.9), QuantSpec(4, False, Granularity.HEAD))
+    task = task_for(method, tmp_path, specs=specs, dtype=dtype)
+    learned, news = learn(method, task)
+    assert learned.plan.r1.orthogonality_error() < 1e-12 and not torch.equal(learned.plan.r1.dense(), task.plan.r1.dense())
+    assert all(math.isfinite(value) for step in news for value in step.metrics.values())
+
+
+@pytest.mark.parametrize("activations", [
+    QuantSpec(8, number_format="fp8"), QuantSpec(16, number_format="fp8"), QuantSpec(4, number_format="nvfp4"), QuantSpec(8, False),
+    QuantSpec(4, False, number_format="int_min")], ids=str)
+@pytest.mark.parametrize("name", LEARNED)
+def test_other_grids(name, activations, tmp_path):
+    """Formats whose bits are their own are aimed at as they are."""
+    method = quick(name)
+    task = task_for(method, tmp_path, model="tiny-llama-tied", specs=Specs(QuantSpec(), activations, QuantSpec()))
+    assert learn(method, task)[0].plan.r1.orthogonality_error() < 1e-12
+    if name == "dfrot":
+        symmetric = quick(name, grid="symmetric")
+        assert "bits=4, symmetric=True" in symmetric.scope(task.specs)["grid"]
+        learn(symmetric, task)
 
 
 @pytest.mark.parametrize("name", LEARNED)

@@ -86,6 +86,16 @@ def test_zeros_tiny_and_huge_numbers_are_finite(name, clip):
     assert torch.isfinite(out).all() and not out[0].any()
 
 
+@pytest.mark.parametrize("strange", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", FLOATS)
+def test_nan_and_infinity_stay_visible(name, strange):
+    """In the block where they stand, and in all that share its scale."""
+    x = draw(2, 64, 7).float()
+    x[1, 3] = strange
+    out = fake_quantize(x[None], QuantSpec(spec(name).bits, True, number_format=name))[0]
+    assert out[1, :16].isnan().all() and torch.isfinite(out[0]).all()
+
+
 @pytest.mark.parametrize("name", FLOATS)
 def test_searching_the_clip_never_hurts(name):
     x = draw(16, 64, 4)
@@ -123,7 +133,7 @@ def test_combinations_without_sense_are_refused(bad, why):
 
 
 def test_a_width_without_whole_blocks_is_refused():
-    with pytest.raises(BadInput, match="group 32 does not divide the width 80"):
+    with pytest.raises(BadInput, match="the blocks of mxfp4, of 32, do not divide the width 80; use another format"):
         fake_quantize(torch.zeros(1, 80), spec("mxfp4"))
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from rotviz.errors import BadInput
-from rotviz.pipeline.recipe import Recipe, load_recipe, recipe_settings, with_changes
+from rotviz.pipeline.recipe import ActivationTable, Recipe, load_recipe, recipe_settings, with_changes
 from rotviz.pipeline.repeat import command_line, differences
+from rotviz.types import Granularity
 
 DESIGN = {
     "model": "smollm2-135m", "seed": 0, "device": "auto", "dtype": "float32",
@@ -141,3 +142,12 @@ def test_differences_name_keys():
     found = differences([a, b])
     assert found["seed"] == [0, 1] and found["rotation.method"] == ["hadamard", "none"]
     assert found["rotation.hadamard.block"] == [0, None] and "weights.bits" not in found
+
+
+def test_the_blocks_of_a_format_stay_those_of_a_token():
+    """Named or not: a float32 scale over all tokens would make one token's rounding depend on another's."""
+    named, own = (ActivationTable(4, True, group, "none", "nvfp4").spec() for group in (16, 0))
+    assert named == own and named.granularity is Granularity.TOKEN
+    assert ActivationTable(4, True, 16, "none", "int").spec().granularity is Granularity.GROUP
+    with pytest.raises(BadInput, match="clip = mse with nvfp4 is for weights"):
+        ActivationTable(4, True, 16, "mse", "nvfp4").spec()

@@ -1,12 +1,14 @@
 """The learner's own arithmetic: joint heads, rates by angle, and data whose best rotation is known."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
 from rotviz.capture.sample import SiteSample
 from rotviz.numerics.objectives import peak, whip
 from rotviz.numerics.orthogonal import haar
+from rotviz.rotations.dartquant import DartQuant
 from rotviz.rotations.learning import head_rows
 from rotviz.rotations.qr_learner import Learner, Schedule, _over_all_heads
 from rotviz.types import QuantSpec
@@ -54,3 +56,12 @@ def test_spiky_rows_are_lowered_from_any_start_and_the_best_is_kept():
         assert states[-1].loss < states[0].loss and states[-1].best.shape == (64, 64)
         best = min(range(len(states)), key=lambda i: states[i].loss)
         assert torch.equal(states[-1].best, states[best].rotation)
+
+
+def test_published_rates_are_whips_by_sgd():
+    """Other losses have gradients of another size, and Adam steps of another: their rates are found."""
+    sample = SiteSample(Path(), 32, tokens=100, kv_heads=32, head_width=128)
+    task = SimpleNamespace(plan=SimpleNamespace(r1=SimpleNamespace(size=4096)))
+    ways = {}, {"loss": "kurtosis"}, {"optimizer": "adam"}, {"loss": "variance", "rate": 3.0}
+    rates = [DartQuant(**how)._schedule(task, sample).rate for how in ways]
+    assert rates == [0.002, 0.0, 0.0, 3.0]
