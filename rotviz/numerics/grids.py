@@ -9,8 +9,9 @@ axis or groups of neighbours. c is the clip: a ratio, or searched ("mse"): of c 
 minimizes sum |x - x^|^2.4, as the GPTQ and QuaRot codes do (norm 2.4, not 2).
 
 Conventions of QuaRot (arXiv 2404.00456), which SpinQuant, DFRot and DartQuant inherit: over a whole axis lo and hi are stretched to
-include 0; over groups and heads they are not. Two departures: a constant group keeps its value exactly (QuaRot clamps s at 1e-5, which moves
-small weights), and 16-bit inputs are rounded in float32.
+include 0; over groups and heads they are not. Two departures: a constant group keeps its value exactly, times the clip ratio (QuaRot clamps s at
+1e-5, which moves small weights), and 16-bit inputs are rounded in float32. The ratio moves both ends toward 0, not toward the middle: of a group
+that lies on one side of 0, far from it, more is cut off than the ratio says.
 
 On the asymmetric grid zero is a level: z is a whole number. With a float minimum ("int_min", GGUF's type 1: Q4_1) it need not be, and lo and hi are
 levels instead: q = clamp(round((x - c lo) / s), 0, 2^b - 1), x^ = s q + c lo. A weight that was stored so comes back without any error.

@@ -124,7 +124,7 @@ class CacheTable:
     bits: int = setting(FLOAT_BITS, "bits a number of the KV cache; 16 = float", choices=BITS)
     group: int = setting(0, "channels that share a scale; 0 = a whole head", minimum=0)
     symmetric: bool = setting(False, "a grid symmetric about zero")
-    clip: float | str = setting(0.95, "none, mse (searched), or the share of the range that is kept")
+    clip: float | str = setting(0.95, "none, mse (searched), or the share of the range that is kept; 0.95 suits 4 bits, none suits 6 and more")
 
     def spec(self) -> QuantSpec:
         """The QuantSpec of the KV cache."""
@@ -196,6 +196,14 @@ class Recipe:
         refusal = self.weight_settings.refusal(spec) if is_calibrated(self.weight_settings) and spec.quantizes else None
         if refusal:
             raise BadInput(f"weights.method = {self.weights.method}: {refusal}")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of settings that are allowed and seldom meant."""
+        kv = self.kv.spec()
+        if kv.bits in range(6, FLOAT_BITS) and not isinstance(kv.clip, str) and kv.clip < 1:
+            return (f"kv.clip = {kv.clip} suits 4 bits: with {kv.bits} it cuts off more than rounding loses; kv.clip = none cuts off nothing",)
+        return ()
 
     def _check_allocation(self) -> None:
         if self.allocation.method == "none":

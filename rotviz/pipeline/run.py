@@ -159,7 +159,7 @@ class _Job:
             classification=scored.classification, errors=tuple(state.errors), weight_errors=tuple(state.weight_errors),
             proofs=tuple(proofs), seconds=self.seconds, peak_memory_mb=peak_memory_mb(prepared.device),
             environment=environment(describe(prepared.device)),
-            notes=(*prepared.loaded.notes, *inputs.notes, *(learning.notes if learning else ()), *collected_notes(state.learned),
+            notes=(*self.recipe.notes, *prepared.loaded.notes, *inputs.notes, *(learning.notes if learning else ()), *collected_notes(state.learned),
                    *self.batches.notes, *self.scored.notes, *self.notes),
             learning=learning.to_dict() if learning else None, learned=tuple(state.learned), allocation=importance.table, scores=scored.tokens,
             ablation=ablation,

@@ -2,9 +2,10 @@
 
     {q, k, v} -> {o} -> {gate, up} -> {down}
 
-Each stage's inputs are collected anew from the block as it is by then: fed with what the quantized blocks before it produce, its earlier linears
-quantized already, its activations in float (as QuaRot collects them, arXiv 2404.00456). Rotations are in force, so the Hessian of the down
-projection sees turned inputs. Reference: arXiv 2210.17323. An expert's Hessian counts only the tokens that the router sends to it.
+Each stage's inputs are collected anew from the block as it is by then: fed with what the blocks before it produce as they are deployed, its earlier
+linears quantized already, its own activations in float. (QuaRot, arXiv 2404.00456, leaves activations in float in the blocks before as well, until
+all weights are done; here the weights of later blocks answer to the rounded activations that they will get.) Rotations are in force, so the Hessian
+of the down projection sees turned inputs. Reference: arXiv 2210.17323. An expert's Hessian counts only the tokens that the router sends to it.
 """
 
 from collections.abc import Generator

@@ -14,7 +14,8 @@ float32 throughout, so that there is no loss scaling to go wrong; a loss that is
 the state is judged on all windows, weights exactly on their grids, and the best is kept, the start among them: with a few windows AdamW's last step
 is not always its best. The loss is divided by its first value, to which AdamW is blind but for its epsilon. A logit starts from the recipe's clip
 where that is below 0.982 (clip = "none" is the published start). W~'s ranges take all readers of a norm, not q alone, and exact forms of the
-transforms stand in surgery.scales. Steps are not clamped to [1e-5, 1e4], which would move small weights.
+transforms stand in surgery.scales. On a symmetric grid, the recipes' default, the larger end of a range decides, so one of a row's two logits learns;
+published numbers are those of asymmetric grids (weights.symmetric = false). Steps are not clamped to [1e-5, 1e4], which would move small weights.
 """
 
 from collections.abc import Generator

@@ -1,8 +1,10 @@
 """The recipe: defaults, round trips, and refusals that say what would work."""
 
 import pytest
+import torch
 
 from rotviz.errors import BadInput
+from rotviz.numerics.grids import fake_quantize
 from rotviz.pipeline.recipe import ActivationTable, Recipe, load_recipe, recipe_settings, with_changes
 from rotviz.pipeline.repeat import command_line, differences
 from rotviz.types import Granularity
@@ -151,3 +153,13 @@ def test_the_blocks_of_a_format_stay_those_of_a_token():
     assert ActivationTable(4, True, 16, "none", "int").spec().granularity is Granularity.GROUP
     with pytest.raises(BadInput, match="clip = mse with nvfp4 is for weights"):
         ActivationTable(4, True, 16, "mse", "nvfp4").spec()
+
+
+def test_a_clip_that_costs_more_than_it_gains_is_noted():
+    """0.95 is QuaRot's for 4 bits; of Gaussian heads it takes more away from 6 bits on than rounding does."""
+    x = torch.randn(500, 64, generator=torch.Generator().manual_seed(0))
+    for bits in (4, 6, 8):
+        kept, cut = (Recipe.from_dict({"kv": {"bits": bits, "clip": clip}}) for clip in ("none", 0.95))
+        lost, more = (float((fake_quantize(x, made.kv.spec()) - x).square().mean()) for made in (kept, cut))
+        assert bool(cut.notes) == (more > 1.5 * lost) == (bits > 4) and not kept.notes
+    assert "kv.clip = 0.95 suits 4 bits" in Recipe.from_dict({"kv": {"bits": 8}}).notes[0]
