@@ -88,7 +88,17 @@ def _from_file() -> Shape | None:
         raise BadInput(f"{file.name} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise BadInput(f"{file.name} holds no configuration: a JSON object is needed")
-    return Shape.from_config(config)
+    return Shape.from_config(_completed(config))
+
+
+def _completed(config: dict[str, Any]) -> Any:
+    """With what transformers knows of the model's kind besides, such as which blocks slide; as it is where it does not know the kind."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.for_model(config["model_type"], **{key: value for key, value in config.items() if key != "model_type"})
+    except (KeyError, ValueError, TypeError):
+        return config
 
 
 def _memory(shape: Shape) -> int:
@@ -104,9 +114,11 @@ def _memory(shape: Shape) -> int:
     sequences = int(cells[1].number_input("Sequences", 1, 100_000, 1, key="kn", bind="query-params", help="How many are served together."))
     prefill = cells[2].toggle("Prefill", False, key="kp", bind="query-params",
                               help="The whole context goes through a block at once; otherwise one token a sequence (decode).")
+    r1 = shape.tied and cells[3].toggle("R1 acts", True, key="kr1", bind="query-params",
+                                        help="It gives a head that is tied to the embedding a matrix of its own.")
     parts = memory_by_part(
         shape, QuantSpec(weights, True, Granularity.GROUP if group else Granularity.CHANNEL, group), QuantSpec(activations, False),
-        QuantSpec(cache, False, Granularity.HEAD), context=context, in_flight=context if prefill else 1, sequences=sequences)
+        QuantSpec(cache, False, Granularity.HEAD), context=context, in_flight=context if prefill else 1, sequences=sequences, r1=r1)
     show(draw_memory_by_part([p.name for p in parts], np.array([p.float16 for p in parts], float), np.array([p.recipe for p in parts], float),
                              names=("16 bits", f"W{weights}A{activations}KV{cache}")), "memory",
          caption="Counted, not measured, with the float32 scales (and zeros, for activations and cache) that the codes need. Weights symmetric; "

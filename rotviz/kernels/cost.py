@@ -4,7 +4,9 @@ Memory, in bytes, in 16 bits and as rotviz.kernels.packed lays the recipe's numb
 
     weights       linear layers of the blocks: codes, and a float32 step (and zero, if asymmetric) for each output channel or group;
                   embedding, output head, norms and routers stay in 16 bits, as everywhere in rotviz
-    KV cache      2 x blocks x KV heads x head width x tokens: codes, and a step (and zero) for each head of each token or group of it
+                  (under R1 tied ones are two matrices: the final norm's gain is folded into the head)
+    KV cache      2 x blocks x KV heads x head width x tokens: codes, and a step (and zero) for each head of each token or group of it; a block
+                  that slides keeps one token less than its window
     activations   what a block holds for the tokens in flight: the residual stream in 16 bits, and the widest input of a linear layer in
                   the recipe's bits with a step (and zero) a token. Scores of attention and results of products are not counted
 
@@ -37,7 +39,8 @@ class Shape:
     """The numbers that a model's cost follows from.
 
     mlp: width inside the MLP, of one expert where there are several; gated: three matrices instead of two; experts: 0 = a plain MLP, else how
-    many there are, of which `active` see a token; shared: width of an expert that sees every token, 0 = none.
+    many there are, of which `active` see a token; shared: width of an expert that sees every token, 0 = none; dense: blocks that have a plain MLP
+    of width `dense_mlp` instead; sliding: blocks whose attention reaches back `window` tokens.
     """
 
     width: int
@@ -52,6 +55,10 @@ class Shape:
     experts: int = 0
     active: int = 0
     shared: int = 0
+    dense: int = 0
+    dense_mlp: int = 0
+    sliding: int = 0
+    window: int = 0
 
     def __post_init__(self) -> None:
         sizes = {"width": self.width, "blocks": self.blocks, "heads": self.heads, "kv_heads": self.kv_heads, "head_width": self.head_width,
@@ -71,13 +78,15 @@ class Shape:
         """
         read = _reader(config)
         width, heads = read("hidden_size"), read("num_attention_heads")
-        experts = read("num_local_experts", "num_experts", default=0)
+        experts, blocks = read("num_local_experts", "num_experts", default=0), read("num_hidden_layers")
+        dense, sliding = _dense_blocks(read, blocks) if experts else 0, _sliding_blocks(read, blocks)
         return cls(
-            width=width, blocks=read("num_hidden_layers"), heads=heads, kv_heads=read("num_key_value_heads", default=heads),
+            width=width, blocks=blocks, heads=heads, kv_heads=read("num_key_value_heads", default=heads),
             head_width=read("head_dim", default=width // heads),
             mlp=read(*(["moe_intermediate_size"] if experts else []), "intermediate_size", "ffn_dim"), vocabulary=read("vocab_size"),
             tied=bool(read("tie_word_embeddings", default=True)), gated=not read("ffn_dim", default=0), experts=experts,
-            active=read("num_experts_per_tok", default=0), shared=read("shared_expert_intermediate_size", default=0))
+            active=read("num_experts_per_tok", default=0), shared=read("shared_expert_intermediate_size", default=0),
+            dense=dense, dense_mlp=read("intermediate_size") if dense else 0, sliding=sliding, window=read("sliding_window") if sliding else 0)
 
     @property
     def attention_matrices(self) -> tuple[tuple[int, int], ...]:
@@ -87,33 +96,44 @@ class Shape:
 
     @property
     def mlp_matrices(self) -> tuple[tuple[int, int], ...]:
-        """(outputs, inputs) of every MLP matrix of one block, all experts."""
-        return self._experts(max(1, self.experts))
+        """(outputs, inputs) of every MLP matrix of all blocks, all experts."""
+        return self._mlps(max(1, self.experts))
 
     @property
     def used_mlp_matrices(self) -> tuple[tuple[int, int], ...]:
         """Those that one token passes."""
-        return self._experts(self.active if self.experts else 1)
+        return self._mlps(self.active if self.experts else 1)
 
     @property
     def down_inputs(self) -> tuple[int, ...]:
-        """Widths of the inputs of the down projections that one token passes in a block: what R4 turns."""
-        return (self.mlp,) * (self.active if self.experts else 1) + ((self.shared,) if self.shared else ())
+        """Widths of the inputs of the down projections that one token passes in all blocks: what R4 turns."""
+        passed = (self.mlp,) * (self.active if self.experts else 1) + ((self.shared,) if self.shared else ())
+        return passed * (self.blocks - self.dense) + (self.dense_mlp,) * self.dense
 
     @property
     def small(self) -> int:
         """Numbers in norms (two a block, one at the end) and routers."""
         gate = self.width if self.shared else 0
-        return (2 * self.blocks + 1) * self.width + self.blocks * (self.experts * self.width + gate)
+        return (2 * self.blocks + 1) * self.width + (self.blocks - self.dense) * (self.experts * self.width + gate)
 
     @property
     def parameters(self) -> int:
         """All numbers of the model; tied embeddings once."""
-        linear = sum(n * d for n, d in self.attention_matrices + self.mlp_matrices)
-        return self.blocks * linear + self.vocabulary * self.width * (1 if self.tied else 2) + self.small
+        linear = sum(n * d for n, d in self.attention_matrices * self.blocks + self.mlp_matrices)
+        return linear + self.vocabulary * self.width * (1 if self.tied else 2) + self.small
 
-    def _experts(self, count: int) -> tuple[tuple[int, int], ...]:
-        return _mlp(self.width, self.mlp, self.gated) * count + (_mlp(self.width, self.shared, self.gated) if self.shared else ())
+    def cached_tokens(self, context: int) -> int:
+        """Tokens that the caches of all blocks hold together: one that slides all but the oldest of its window."""
+        return (self.blocks - self.sliding) * context + self.sliding * min(context, max(0, self.window - 1))
+
+    def attended_tokens(self, context: int) -> int:
+        """Tokens that one token attends to in all blocks together."""
+        return (self.blocks - self.sliding) * context + self.sliding * min(context, self.window)
+
+    def _mlps(self, experts: int) -> tuple[tuple[int, int], ...]:
+        shared = _mlp(self.width, self.shared, self.gated) if self.shared else ()
+        sparse = _mlp(self.width, self.mlp, self.gated) * experts + shared
+        return sparse * (self.blocks - self.dense) + _mlp(self.width, self.dense_mlp, self.gated) * self.dense
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +169,7 @@ SHAPES = {
 
 
 def memory_by_part(
-    shape: Shape, weights: QuantSpec, activations: QuantSpec, kv: QuantSpec, *, context: int, in_flight: int, sequences: int = 1
+    shape: Shape, weights: QuantSpec, activations: QuantSpec, kv: QuantSpec, *, context: int, in_flight: int, sequences: int = 1, r1: bool = False
 ) -> tuple[Part, ...]:
     """Bytes by part.
 
@@ -159,23 +179,25 @@ def memory_by_part(
         context: tokens that each sequence has in its cache.
         in_flight: tokens that go through a block together: 1 a sequence when decoding, the prompt's when prefilling.
         sequences: how many sequences there are.
+        r1: whether the recipe's R1 acts, which unties a tied head.
 
     Raises:
         BadInput: a group does not divide the axis it is on.
     """
     float16 = QuantSpec()
     widest = max(shape.width, shape.heads * shape.head_width, *shape.down_inputs)
-    cached = 2 * shape.blocks * shape.kv_heads * context * sequences
+    cached = 2 * shape.kv_heads * shape.cached_tokens(context) * sequences
+    table = FLOAT_BYTES * shape.vocabulary * shape.width
 
     def part(name: str, size: Any, spec: QuantSpec) -> Part:
         return Part(name, size(float16), size(spec))
 
-    stay = [("embedding", shape.vocabulary * shape.width), ("output head", 0 if shape.tied else shape.vocabulary * shape.width),
-            ("norms and routers", shape.small)]
+    stay = (Part("embedding", table, table), Part("output head", 0 if shape.tied else table, 0 if shape.tied and not r1 else table),
+            Part("norms and routers", FLOAT_BYTES * shape.small, FLOAT_BYTES * shape.small))
     return (
         part("attention weights", lambda spec: shape.blocks * _matrices(shape.attention_matrices, spec), weights),
-        part("MLP weights", lambda spec: shape.blocks * _matrices(shape.mlp_matrices, spec), weights),
-        *(Part(name, FLOAT_BYTES * count, FLOAT_BYTES * count) for name, count in stay if count),
+        part("MLP weights", lambda spec: _matrices(shape.mlp_matrices, spec), weights),
+        *(part for part in stay if part.recipe),
         part("KV cache", lambda spec: row_bytes(cached, shape.head_width, spec), kv),
         part("activations", lambda spec: FLOAT_BYTES * in_flight * sequences * shape.width + row_bytes(in_flight * sequences, widest, spec),
              activations),
@@ -198,9 +220,10 @@ def row_bytes(rows: int, width: int, spec: QuantSpec) -> int:
 
 def forward_operations(shape: Shape, context: int) -> int:
     """Multiply-adds that one token costs with `context` tokens to attend to."""
-    linear = sum(n * d for n, d in shape.attention_matrices + shape.used_mlp_matrices) + shape.experts * shape.width
-    attention = 2 * shape.heads * shape.head_width * context
-    return shape.blocks * (linear + attention) + shape.vocabulary * shape.width
+    linear = sum(n * d for n, d in shape.attention_matrices * shape.blocks + shape.used_mlp_matrices)
+    routers = (shape.blocks - shape.dense) * shape.experts * shape.width
+    attention = 2 * shape.heads * shape.head_width * shape.attended_tokens(context)
+    return linear + routers + attention + shape.vocabulary * shape.width
 
 
 def online_rotations(shape: Shape, context: int) -> tuple[Online, ...]:
@@ -208,7 +231,7 @@ def online_rotations(shape: Shape, context: int) -> tuple[Online, ...]:
     forward = forward_operations(shape, context)
     rows: dict[tuple[str, int], int] = {("R3", shape.head_width): shape.blocks * (shape.heads + shape.kv_heads)}
     for width in shape.down_inputs:
-        rows["R4", width] = rows.get(("R4", width), 0) + shape.blocks
+        rows["R4", width] = rows.get(("R4", width), 0) + 1
     costs = {key: count * rotation_operations(key[1]) for key, count in rows.items()}
     return tuple(Online(slot, width, rows[slot, width], cost, cost / forward) for (slot, width), cost in costs.items())
 
@@ -226,6 +249,20 @@ def _mlp(width: int, inner: int, gated: bool) -> tuple[tuple[int, int], ...]:
 
 def _matrices(matrices: tuple[tuple[int, int], ...], spec: QuantSpec) -> int:
     return sum(row_bytes(outputs, inputs, spec) for outputs, inputs in matrices)
+
+
+def _dense_blocks(read: Any, blocks: int) -> int:
+    """Blocks of a mixture that have a plain MLP: those listed, and all but every n-th."""
+    listed, every = read("mlp_only_layers", default=()), read("decoder_sparse_step", default=1)
+    return sum(i in listed or (bool(every) and (i + 1) % every != 0) for i in range(blocks))
+
+
+def _sliding_blocks(read: Any, blocks: int) -> int:
+    """Blocks with a sliding window: those whose type says so; where types are not told, all or none."""
+    types = read("layer_types", default=())
+    if types:
+        return sum(kind == "sliding_attention" for kind in types)
+    return blocks if read("sliding_window", default=0) and read("use_sliding_window", default=True) else 0
 
 
 def _reader(config: Any) -> Any:

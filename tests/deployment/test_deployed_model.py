@@ -167,6 +167,14 @@ def test_bytes_are_those_predicted():
     assert sum(sizes.values()) - sizes[SUMS] == total
 
 
+@pytest.mark.parametrize("name", ["tiny-gemma3", "tiny-mistral", "tiny-llama-tied"])
+def test_bytes_of_other_families_are_predicted(name):
+    """Sliding windows keep their last tokens; R1 unties a head."""
+    parts = {part.name: part for part in weigh(deploy(recipe(name)), 100)}
+    assert all(parts[part].measured == parts[part].predicted for part in (ATTENTION, MLP, CACHE))
+    assert parts[HEAD].measured == 2 * parts[HEAD].predicted > 0
+
+
 @pytest.mark.parametrize("changes", [(("allocation.method", "listed"), ("allocation.listed.keep", ("0", "1.down"))),
                                      (("allocation.method", "magnitude"), ("allocation.budget", 5.0))], ids=str)
 def test_bytes_of_shared_out_bits_are_predicted(changes):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rotviz.errors import BadInput
 from rotviz.kernels.cost import SHAPES, Shape, forward_operations, memory_by_part, online_rotations, rotation_operations, row_bytes
@@ -97,3 +98,38 @@ def test_shapes_that_cannot_be_are_refused():
         Shape(64, 0, 4, 2, 16, 96, 100, tied=True)
     with pytest.raises(BadInput, match="does not divide"):
         memory_by_part(SMOLLM, QuantSpec(4, True, Granularity.GROUP, 100), A4, KV4, context=1, in_flight=1)
+
+
+def test_blocks_that_slide_keep_their_window():
+    """Gemma-3-1B: of 26 blocks four attend to everything, the others to 512 tokens."""
+    config = AutoConfig.for_model("gemma3_text", hidden_size=1152, num_hidden_layers=26, num_attention_heads=4, num_key_value_heads=1, head_dim=256,
+                                  intermediate_size=6912, vocab_size=262144, sliding_window=512)
+    shape = Shape.from_config(config)
+    assert (shape.sliding, shape.window) == (22, 512) and Shape.from_config(config.to_dict()) == shape
+    cache = next(p for p in memory_by_part(shape, W4, A4, KV4, context=32768, in_flight=1) if p.name == "KV cache")
+    assert cache.float16 == 2 * 2 * 256 * (4 * 32768 + 22 * 511)
+    assert forward_operations(shape, 32768) - forward_operations(shape, 512) == 2 * 4 * 256 * 4 * (32768 - 512)
+    everywhere = Shape.from_config(LLAMA2_7B | {"sliding_window": 4096})
+    assert everywhere.sliding == 32 and Shape.from_config(LLAMA2_7B | {"sliding_window": 4096, "use_sliding_window": False}).sliding == 0
+
+
+def test_mixtures_may_have_plain_blocks():
+    def small(**more):
+        return AutoConfig.for_model("qwen3_moe", hidden_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+                                    intermediate_size=160, moe_intermediate_size=48, num_experts=8, num_experts_per_tok=2, vocab_size=100,
+                                    tie_word_embeddings=True, **more)
+
+    for config in (small(decoder_sparse_step=2), small(mlp_only_layers=[1]), small()):
+        model = AutoModelForCausalLM.from_config(config)
+        shape = Shape.from_config(config)
+        norms = 2 * 16 * 4  # of queries and keys
+        assert shape.parameters + norms == model.num_parameters() and Shape.from_config(config.to_dict()) == shape
+    shape = Shape.from_config(small(decoder_sparse_step=2))
+    assert shape.dense == 2 and [(o.slot, o.width, o.rows) for o in online_rotations(shape, 0)] == [("R3", 16, 24), ("R4", 48, 4), ("R4", 160, 2)]
+    attention = 64 * 64 * 2 + 32 * 64 * 2
+    assert forward_operations(shape, 0) == 4 * attention + 2 * (3 * 64 * 160) + 2 * (2 * 3 * 64 * 48 + 8 * 64) + 6400
+
+
+def test_r1_unties_the_head():
+    plain, turned = ({p.name: p for p in memory_by_part(SMOLLM, W4, A4, KV4, context=1, in_flight=1, r1=r1)} for r1 in (False, True))
+    assert "output head" not in plain and (turned["output head"].float16, turned["output head"].recipe) == (0, 2 * 49152 * 576)
