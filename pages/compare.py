@@ -206,7 +206,7 @@ def _channels(records: list[RunRecord]) -> None:
          caption=f"Error of the {SITE_WORDS[site]} of block {block} when it is rounded as in each run, on the same {CAPTURED} tokens at most, each "
          "block alone, weights in float. Under a rotation a channel is a direction of its own basis.")
     st.dataframe(channel_rows(lines, channel), hide_index=True, alt="The chosen channel's error in each run",
-                 column_config={"mean squared error": st.column_config.NumberColumn(format="%.3e"),
+                 column_config={"squared error / mean square": st.column_config.NumberColumn(format="%.3e"),
                                 "share of the error": st.column_config.NumberColumn(format="percent")})
 
 

@@ -12,6 +12,7 @@ from rotviz.errors import RotvizError
 from rotviz.figures import FIGURES, Needs, Subject, of_runs
 from rotviz.figures.make import PaperFigure
 from rotviz.ui.choices import Chosen, chosen
+from rotviz.ui.commands import look_arguments
 from rotviz.ui.figures import downloads, made, pick_runs, pick_settings
 from rotviz.ui.show import show
 from rotviz.ui.words import plain
@@ -49,14 +50,12 @@ def draw(figure: PaperFigure) -> None:
 
 def command(name: str, view: Chosen, subject: Subject, settings: dict[str, object]) -> str:
     """The command line that makes the same files."""
-    look = view.look
     if of_runs(FIGURES[name]):
-        where = [f"--run {run}" for run in subject.runs]
+        where = [f"--model {shlex.quote(view.look.model)}", *(f"--run {run}" for run in subject.runs)]
     else:
-        where = [f"--prompt {shlex.quote(look.prompt)}" if look.prompt is not None else f"--text {shlex.quote(look.text)}",
-                 f"--tokens {look.tokens}", *(["--no-bos"] if not look.bos else []), f"--block {subject.block}", f"--site {subject.site}"]
+        where = [*look_arguments(view.look), f"--block {subject.block}", f"--site {subject.site}"]
     changed = [f"--set {shlex.quote(f'{key}={_word(value)}')}" for key, value in settings.items() if not _usual(name, key, value)]
-    return " ".join([f"python -m rotviz figure {name} --model {shlex.quote(look.model)}", *where, *changed, f"--to {name}/"])
+    return " ".join([f"python -m rotviz figure {name}", *where, *changed, f"--to {name}/"])
 
 
 def _usual(name: str, key: str, value: object) -> bool:

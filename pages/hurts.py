@@ -26,6 +26,7 @@ from rotviz.reports.runs import dig, result_of
 from rotviz.store.runs import RunRecord, Status
 from rotviz.ui.accumulated import queue_runs
 from rotviz.ui.choices import chosen_model
+from rotviz.ui.commands import hurts_command
 from rotviz.ui.live import live_run, stopped_run
 from rotviz.ui.runs import newest, stopped
 from rotviz.ui.sensitivity import (
@@ -79,7 +80,7 @@ def draw() -> None:
         return
     _agreement(estimate, ablation)
     st.subheader("The worst first")
-    _ranking(ablation, estimate)
+    _ranking(ablation, estimate, asked)
     _mend(recipe, asked, ablation, estimate)
 
 
@@ -144,11 +145,12 @@ def _agreement(estimate: Mapping[str, Mapping[str, Any]], ablation: Mapping[str,
              caption="On the diagonal the estimate is right; a cloud beside it ranks right and is off by a factor.")
 
 
-def _ranking(ablation: Mapping[str, Any] | None, estimate: Mapping[str, Mapping[str, Any]]) -> None:
+def _ranking(ablation: Mapping[str, Any] | None, estimate: Mapping[str, Mapping[str, Any]], asked: Recipe) -> None:
     table = ranked_table(ablation, estimate)
     st.dataframe(table, hide_index=True, key="hranking", alt="What each unit costs, the worst first", height=min(38 + 35 * len(table), 318),
                  column_config={name: st.column_config.NumberColumn(format="%.3g", help=words) for name, words in COLUMNS.items() if name in table})
-    st.markdown("The same from the command line: `python -m rotviz hurts --unit block --json`, with `--preview` for the estimate.")
+    st.caption("The same from the command line, with `--preview` for the estimate:")
+    st.code(hurts_command(asked), language="bash", wrap_lines=True)
 
 
 def _mend(recipe: Recipe, asked: Recipe, ablation: Mapping[str, Any] | None, estimate: Mapping[str, Mapping[str, Any]]) -> None:

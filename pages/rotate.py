@@ -76,7 +76,7 @@ def by_channel(view: Chosen, a: Turn, b: Turn, spec: QuantSpec) -> None:
     turns = {"none": Turn("none"), **dict(zip(names_of(a, b), (a, b), strict=True))}
     lines = {name: errors_by_channel(view.capture.path, view.block, view.site, t, spec) for name, t in turns.items()}
     show(draw_error_by_channel(lines, sort=sort), "channels",
-         caption="A flat curve means that no channel is sacrificed; the area under a curve is the total error.")
+         caption="A flat curve means that no channel is sacrificed; the mean of a curve is the share of the energy that is lost.")
 
 
 def methods(view: Chosen, a: Turn, b: Turn, spec: QuantSpec) -> None:

@@ -19,6 +19,7 @@ from rotviz.plots.verdict_map import draw_verdict_map
 from rotviz.types import QUANTIZED_SITES
 from rotviz.ui.cache import places
 from rotviz.ui.choices import Chosen, chosen
+from rotviz.ui.commands import verdict_command
 from rotviz.ui.show import show
 from rotviz.ui.turns import names_of, pick_slots, pick_spec, pick_turn, spec_words
 from rotviz.ui.words import capital, percent, plain
@@ -53,6 +54,8 @@ def draw() -> None:
         _metrics(found)
         _here(view, found, names)
         _table(found)
+        st.caption("The same from the command line:")
+        st.code(verdict_command(view.look, a, b, spec), language="bash", wrap_lines=True)
 
 
 def _metrics(found: Sequence[Place]) -> None:
@@ -102,7 +105,6 @@ def _table(found: Sequence[Place]) -> None:
                  hide_index=True, height=min(38 + 35 * len(shown), 388), key="places", alt="The verdict at each place",
                  column_config={name: st.column_config.NumberColumn(format="%.3g") for name in ("B / A", "from", "to")})
     st.caption("Lost: median share of a token's energy.")
-    st.markdown("The same from the command line: `python -m rotviz verdict --a none --b hadamard --json`")
 
 
 def _last(value: float) -> float:

@@ -13,7 +13,6 @@ from typing import Any
 from rotviz.cli.output import Progress, print_json, print_table
 from rotviz.errors import BadInput
 
-TEXT = {"evaluation": "pydoc", "calibration": "pydoc", "windows": 2, "length": 256, "samples": 4}
 SHOWN = 15
 
 
@@ -60,9 +59,10 @@ def handle(options: argparse.Namespace) -> int:
 def recipe_from(options: argparse.Namespace) -> Any:
     """The recipe with its ablation."""
     from rotviz.cli.run import assignment
+    from rotviz.pipeline.ablation import QUICK
     from rotviz.pipeline.recipe import Recipe, read_recipe_file, with_changes
 
-    plain = read_recipe_file(options.recipe) if options.recipe else {"text": dict(TEXT)}
+    plain = read_recipe_file(options.recipe) if options.recipe else QUICK
     changes = [("model", options.model)] if options.model else []
     changes += [*map(assignment, options.set), ("ablation.unit", options.unit), ("ablation.kind", options.kind)]
     return Recipe.from_dict(with_changes(plain, changes)).anchored()

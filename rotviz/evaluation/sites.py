@@ -181,10 +181,14 @@ def token_errors(capture: Capture, block: int, site: Site, turn: Turn, spec: Qua
 
 
 def channel_errors(capture: Capture, block: int, site: Site, turn: Turn, spec: QuantSpec) -> np.ndarray:
-    """Mean squared error of every channel, [width]: absolute, because a channel's own energy says little after a rotation."""
+    """Mean squared error of every channel over the mean square of the site, [width]; their mean is the site's relative MSE.
+
+    Not over the channel's own energy, which says little after a rotation; and not absolute, since a rotation takes the norm's gain away and with it
+    the unit.
+    """
     rows = site_rows(capture, block, site, turn)
-    error, _ = _sums(rows, rounded(rows, site, spec, capture.head_width), axis=0)
-    return error / len(rows)
+    error, energy = _sums(rows, rounded(rows, site, spec, capture.head_width), axis=0)
+    return error / energy.mean()
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ from rotviz.surgery.online import quantize_activations, quantize_cache
 from rotviz.surgery.plan import RotationPlan
 from rotviz.types import FLOAT_BITS
 
+QUICK = {"text": {"evaluation": "pydoc", "calibration": "pydoc", "windows": 2, "length": 256, "samples": 4}}
+"""A recipe for a first answer: the defaults on little text."""
 BATCH_TOKENS = 2048
 KINDS = ("only", "all_but")
 CACHE = "kv"

@@ -17,11 +17,15 @@ def flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def command_line(recipe: Recipe) -> str:
     """`python -m rotviz run` with every key that is not at its default."""
-    default = flat(Recipe.from_dict({"rotation": {"method": recipe.rotation.method}, "weights": {"method": recipe.weights.method}}).to_dict())
-    usual = flat(Recipe().to_dict())
-    changed = {key: value for key, value in flat(recipe.to_dict()).items() if key not in default or default[key] != value or
-               (key in usual and usual[key] != value)}
-    return " ".join(["python -m rotviz run", *(f"--set {shlex.quote(f'{key}={_word(value)}')}" for key, value in changed.items())])
+    return " ".join(["python -m rotviz run", *set_arguments(recipe)])
+
+
+def set_arguments(recipe: Recipe, base: dict[str, Any] | None = None, without: tuple[str, ...] = ()) -> list[str]:
+    """`--set KEY=VALUE` for every key in which a recipe differs from a plain one (None = the defaults), but for those that begin as in `without`."""
+    methods = {"rotation": {"method": recipe.rotation.method}, "weights": {"method": recipe.weights.method}}
+    default, usual = (flat(Recipe.from_dict({**(base or {}), **more}).to_dict()) for more in (methods, {}))
+    return [f"--set {shlex.quote(f'{key}={_word(value)}')}" for key, value in flat(recipe.to_dict()).items()
+            if not key.startswith(without) and (key not in default or default[key] != value or (key in usual and usual[key] != value))]
 
 
 def differences(recipes: list[dict[str, Any]]) -> dict[str, list[Any]]:

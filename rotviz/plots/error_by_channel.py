@@ -2,7 +2,7 @@
 
 Without rotation the error is even, since a token's grid has one step for all channels, but it is relatively huge in the small channels;
 outlier channels stand out when they are clipped. Sorted from the largest to the smallest, a flat curve means that no channel is
-sacrificed, and the area under it is the total.
+sacrificed. Errors are in shares of the site's mean square, so that the mean of a curve is the site's relative error.
 
 Source: the sorted channel curves of FlatQuant (2410.09426, Fig. 1 and 4).
 """
@@ -26,7 +26,7 @@ POINTS = 6000  # of all lines together
 
 def draw_error_by_channel(
     errors: Mapping[str, np.ndarray], *, sort: bool = False, log: bool = True, y_range: Range | None = None,
-    unit: str = "mean squared error", rank: str = "error", now: int | None = None, title: str | None = None,
+    unit: str = "squared error / mean square", rank: str = "error", now: int | None = None, title: str | None = None,
 ) -> Drawing:
     """Lines of errors [D] by method over the channels; or of another positive number that each channel has.
 

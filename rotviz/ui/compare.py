@@ -167,7 +167,8 @@ def turn_of(record: RunRecord) -> Turn:
 
 
 def channel_lines(records: Sequence[RunRecord], block: int, site: Site) -> dict[str, np.ndarray]:
-    """By run the mean squared error of every channel of a site when it is rounded as in the run, on the first tokens of the first run's text.
+    """By run the error of every channel of a site (over its mean square) when it is rounded as in the run, on the first tokens of the first
+    run's text.
 
     Runs of another model, runs that round nothing there and those of `scaled_runs` are left out. Where linears that read the site keep its input at
     more bits of their own, the fewest bits that any of them reads it with count.
@@ -200,8 +201,9 @@ def _input_bits(record: RunRecord, block: int, site: Site) -> int:
 
 def channel_rows(lines: Mapping[str, np.ndarray], channel: int) -> pd.DataFrame:
     """What one channel loses in each run, its share of the site's error, and its rank among the channels (1 = the largest error)."""
-    return pd.DataFrame([{"run": name, "mean squared error": float(v[channel]), "share of the error": float(v[channel] / v.sum()) if v.sum() else 0.0,
-                          "rank": int((v > v[channel]).sum()) + 1} for name, v in lines.items()])
+    return pd.DataFrame([{
+        "run": name, "squared error / mean square": float(v[channel]), "share of the error": float(v[channel] / v.sum()) if v.sum() else 0.0,
+        "rank": int((v > v[channel]).sum()) + 1} for name, v in lines.items()])
 
 
 # Token by token

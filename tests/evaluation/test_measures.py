@@ -113,7 +113,9 @@ def test_errors_by_token_channel_and_block_agree(capture):
     energy = rows.double().square().sum(-1).numpy()
     total = float((tokens.relative * energy).sum())
     assert tokens.all == pytest.approx(total / energy.sum())
-    assert channel_errors(capture, 1, Site.MLP_IN, turn, spec).sum() * len(rows) == pytest.approx(total)
+    assert channel_errors(capture, 1, Site.MLP_IN, turn, spec).mean() == pytest.approx(tokens.all)
+    plain = channel_errors(capture, 1, Site.MLP_IN, Turn("none"), spec)
+    assert plain.mean() == pytest.approx(token_errors(capture, 1, Site.MLP_IN, Turn("none"), spec).all), "whatever unit the site has"
     assert block_errors(capture, Site.MLP_IN, turn, spec).all[1] == pytest.approx(tokens.all)
 
 

@@ -226,7 +226,7 @@ def test_one_channel_in_every_run(store: Store) -> None:
     assert _marked(_charts(at)[0]) == errors.value
     errors.set_value(3).run()
     assert _marked(_charts(at)[0]) == 3 and not _table(at, "rank").equals(rows)
-    assert rows["mean squared error"][1] == rows["mean squared error"][2], "the KV cache's bits do not touch this site"
+    assert rows["squared error / mean square"][1] == rows["squared error / mean square"][2], "the KV cache's bits do not touch this site"
     at.selectbox(key="s").set_value("key").run()
     assert list(_table(at, "rank")["run"]) == [labels_of(runs)[runs[2].run_id]]
     kept = _page(*runs, ctab="Channels", state={"ch": 10**6}).number_input(key="ch")
