@@ -143,7 +143,7 @@ def _judge_h5(record: Record) -> tuple[str, str]:
 
 
 def _judge_h6(record: Record) -> tuple[str, str]:
-    return _larger(record, ("loss", "freedom", "grid"), ("selection", "augmentation", "calibration"))
+    return _larger(record, ("loss", "freedom", "grid"), ("selection", "augmentation", "calibration"), each=True)
 
 
 _JUDGES: dict[str, Callable[[Record], tuple[str, str]]] = {
@@ -159,15 +159,15 @@ def step_table(record: Record) -> dict[str, dict[str, float | None]]:
             for optimizer, variable in ways(own["optimizer"])}
 
 
-def _larger(record: Record, first: Sequence[str], second: Sequence[str]) -> tuple[str, str]:
-    """Whether the largest effect of some switches is larger than that of others."""
+def _larger(record: Record, first: Sequence[str], second: Sequence[str], each: bool = False) -> tuple[str, str]:
+    """Whether the largest effect of some switches, or `each` of them, is larger than those of others."""
     found, reach = spreads(record), _reach(record)
     missing = [name for name in (*first, *second) if name not in found]
     if missing:
         return NOT_MEASURED, f"no settings yet of {', '.join(missing)}"
-    most = [max(names, key=found.__getitem__) for names in (first, second)]
-    a, b = (found[name] for name in most)
-    words = f"{most[0]} a factor {math.exp(a):.3g}, {most[1]} {math.exp(b):.3g}, seeds reach {math.exp(reach):.4g}"
+    compared = (min if each else max)(first, key=found.__getitem__), max(second, key=found.__getitem__)
+    a, b = (found[name] for name in compared)
+    words = f"{compared[0]} a factor {math.exp(a):.3g}, {compared[1]} {math.exp(b):.3g}, seeds reach {math.exp(reach):.4g}"
     return _kind(b - a, reach), words
 
 

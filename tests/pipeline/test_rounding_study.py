@@ -176,9 +176,11 @@ def test_h4_is_about_what_is_left_after_rows_and_columns(base):
 
 
 def test_h6_sets_the_small_choices_against_the_large(base):
-    large = {"loss": {"block": 3.0}, "freedom": {"wide": 0.9}, "grid": {"power, exponent learned": 0.95}}
+    """The smallest of the large ones decides: one that is small refutes it, whatever the others are."""
+    large = {"loss": {"block": 3.0}, "freedom": {"wide": 0.4}, "grid": {"power, exponent learned": 2.0}}
     small = {"selection": {"share 0.5, weights": 1.3}, "augmentation": {"0.1": 1.02}, "calibration": {"pydoc": 1.1}}
     assert verdict(record_of(base, SEEDS, **large, **small), "H6") == SUPPORTED
+    assert verdict(record_of(base, SEEDS, **large | {"grid": {"power, exponent learned": 1.02}}, **small), "H6") == NOT_SUPPORTED
     assert verdict(record_of(base, SEEDS, **large), "H6") == NOT_MEASURED
 
 
