@@ -26,7 +26,7 @@ from rotviz.ui.choices import chosen_model
 from rotviz.ui.forms import PRESETS, evaluation_text, preset_recipes, recipe_form, uploaded_recipe
 from rotviz.ui.live import live_queue, stopped_runs
 from rotviz.ui.pace import estimate
-from rotviz.ui.runs import already_done, column_config, listed, reference_words, safe
+from rotviz.ui.runs import already_done, column_config, listed, on_the_way, reference_words, safe
 from rotviz.ui.show import show
 from rotviz.ui.turns import pick_name
 
@@ -170,16 +170,18 @@ def _source(recipe: Recipe) -> str:
 
 def _queue_button(recipes: Sequence[Recipe]) -> None:
     """How many runs, how long, and off they go."""
-    done = already_done(recipes)
+    done, waiting = already_done(recipes), on_the_way(recipes)
     left, right = st.columns([2, 3], vertical_alignment="center")
     again = bool(done) and right.toggle(f"Run again what has a result ({len(done)} of {len(recipes)})", False, key="again",
                                         help="The same recipe and code give the same numbers.")
-    wanted = [r for r in recipes if again or r.fingerprint not in done]
+    wanted = [r for r in recipes if r.fingerprint not in waiting and (again or r.fingerprint not in done)]
     runs = f"{len(wanted)} run{'' if len(wanted) == 1 else 's'}"
     left.button(f"Put {runs} on the queue" if wanted else "Put on the queue", type="primary", key="go", disabled=not wanted,
                 on_click=_submit, args=(wanted,), icon=":material/playlist_add:")
     if wanted:
         right.caption(f"{runs}{', one after the other' if len(wanted) > 1 else ''}: {estimate(wanted)}.")
+    elif waiting:
+        right.caption(f"{len(waiting)} of these {'is' if len(waiting) == 1 else 'are'} on the queue.")
     elif recipes:
         right.caption("All of these have results below.")
     else:

@@ -56,7 +56,7 @@ from rotviz.ui.learning import (
 )
 from rotviz.ui.live import live_queue, stopped_runs
 from rotviz.ui.pace import sentence
-from rotviz.ui.runs import already_done, safe
+from rotviz.ui.runs import already_done, on_the_way, safe
 from rotviz.ui.show import show
 from rotviz.ui.turns import LAST_SEED, pick_name, pick_slots, pick_spec, saved_turn, spec_words
 from rotviz.ui.words import percent, token_words
@@ -134,20 +134,32 @@ def pick_texts() -> dict[str, Any] | None:
 def queue_button(recipes: Sequence[Recipe]) -> None:
     """How many runs, how long, and off they go."""
     done = already_done(recipes)
-    wanted = [r for r in recipes if r.fingerprint not in done]
+    waiting = on_the_way(recipes)
+    wanted = [r for r in recipes if r.fingerprint not in waiting and r.fingerprint not in done]
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(f"Put {count(len(wanted), 'run')} on the queue" if wanted else "Put on the queue", type="primary", key="go", disabled=not wanted,
                   on_click=queue_runs, args=(wanted,), icon=":material/model_training:")
         known = f" {count(len(done), 'run')} of these settings {'has' if len(done) == 1 else 'have'} a result already." if done else ""
+        known += f" {count(len(waiting), 'run')} {'is' if len(waiting) == 1 else 'are'} on the queue." if waiting else ""
         st.caption((sentence(wanted) if wanted else "" if recipes else "Choose a method.") + known)
 
 
 # What was learned
 
 
+def choose_new(model: str, titles: list[str]) -> None:
+    """What has been learned since the page was first drawn is chosen beside what was."""
+    known = st.session_state.setdefault(f"learned-{model}", titles)
+    new = [title for title in titles if title not in known]
+    if new and "lr" in st.session_state:
+        st.session_state["lr"] = [*st.session_state["lr"], *new]
+    st.session_state[f"learned-{model}"] = titles
+
+
 def results(view: Chosen, spec: QuantSpec) -> None:
     """Everything that is known of the chosen rotations."""
     saved = {s.title: s for s in saved_rotations(view.look.model)}
+    choose_new(view.look.model, list(saved))
     groups = {g.label: g for g in groups_of(view.look.model)}
     titles = st.multiselect("Learned rotations of this model", list(saved), list(saved)[:SHOWN], key="lr", bind="query-params",
                             placeholder="none is learned yet" if not saved else "none chosen")

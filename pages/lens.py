@@ -11,7 +11,7 @@ import numpy as np
 import streamlit as st
 
 from rotviz.evaluation.lens import STOPS, Lens, Measures, Spike, Stop, channels_for
-from rotviz.evaluation.sites import Turn
+from rotviz.evaluation.sites import R1_SITES, Turn
 from rotviz.plots.curves import draw_curves
 from rotviz.plots.energy_spread import draw_energy_spread
 from rotviz.plots.histogram import draw_histogram
@@ -45,7 +45,7 @@ def headline(start: Stop, now: Stop, end: Stop) -> None:
 def apart(now: Stop) -> str:
     """Massive and ordinary tokens in words."""
     if now.massive is None or now.ordinary is None:
-        return "; no token is massive here" if now.massive is None else ""
+        return "; no token is massive in the stream that enters this block" if now.massive is None else ""
     return f": {percent(now.massive.error)} on massive tokens, {percent(now.ordinary.error)} on ordinary ones"
 
 
@@ -123,6 +123,8 @@ def notes(view: Chosen, seen: Lens, spec: QuantSpec) -> None:
     """What a reader has to know to trust the picture."""
     whole = len(row_texts(view.capture.path, view.block, view.site))
     said = [f"Rounded to a {spec_words(spec)}."]
+    if view.site in R1_SITES:
+        said.append("The start is without the norm's gain, which is folded into the weights before R1 turns; other pages show the site with it.")
     if len(seen.positions) < whole:
         said.append(f"Seen on {len(seen.positions)} of {whole:,} tokens, evenly chosen, every massive one among them, so that the slider can follow.")
     if seen.flipped:

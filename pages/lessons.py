@@ -6,6 +6,7 @@ all its dials, not the guess, so a class that opens it finds the question open; 
 
 import streamlit as st
 
+from rotviz.evaluation.sites import R1_SITES
 from rotviz.lessons import LESSONS, Finding, Lesson
 from rotviz.plots.words import count
 from rotviz.types import SITE_WORDS
@@ -19,6 +20,11 @@ NAMES = list(LESSONS)
 def go_to(name: str) -> None:
     """Open another lesson, with its answer hidden."""
     st.session_state["lesson"] = name
+    hide_answer()
+
+
+def hide_answer() -> None:
+    """So that the next lesson opens with its question."""
     st.session_state["answer"] = False
 
 
@@ -97,11 +103,13 @@ def study(view: Chosen, lesson: Lesson) -> None:
 
 view = chosen()
 st.title("Lessons")
-name = st.pills("Lesson", NAMES, default=NAMES[0], required=True, key="lesson", bind="query-params", label_visibility="collapsed")
+name = st.pills("Lesson", NAMES, default=NAMES[0], required=True, key="lesson", bind="query-params", label_visibility="collapsed",
+                on_change=hide_answer)
 study(view, LESSONS[name])
 with st.expander("For whoever speaks", icon=":material/record_voice_over:"):
     st.markdown(LESSONS[name].notes)
     st.caption("The link in the address bar opens this lesson with these dials, this model, block and site, and the question open. "
                "The page *Speaker notes* has those of all lessons, to read or print beforehand.")
 steps(name)
-st.caption(f"{progress_words()} Measured on the {SITE_WORDS[view.site]} of block {view.block}; choose others in the sidebar.")
+gain = ", without the norm's gain, as R1 finds it" if view.site in R1_SITES else ""
+st.caption(f"{progress_words()} Measured on the {SITE_WORDS[view.site]} of block {view.block}{gain}; choose others in the sidebar.")

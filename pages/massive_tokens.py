@@ -117,7 +117,8 @@ st.dataframe(listed, hide_index=True, key="massive-table", on_select=lambda: fro
 st.caption("Choose a row, a diamond of the map or a position below to see its channels.")
 st.markdown("##### The largest number of every token after every block")
 show(draw_massive_map(seen.peaks, tokens, massive=seen.massive, channels=seen.channels), "massive-map",
-     on_select=lambda: from_map(len(tokens)), caption="Bright vertical bars are tokens that stay massive from block to block.")
+     on_select=lambda: from_map(len(tokens)),
+     caption="Diamonds mark massive tokens, often the very first; bright bars without a diamond are large, not massive.")
 
 st.markdown("##### The channels of one token")
 default = int(listed["position"][0])

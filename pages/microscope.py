@@ -110,7 +110,7 @@ def by_method(texts: Sequence[Text], what: str) -> None:
             rows.append({"text": text.title.lower(), "method": name, "all": mean(values), "massive": mean(values[~ordinary]),
                          "ordinary": mean(values[ordinary]), "best on": int((best == i).sum())})
     form = st.column_config.NumberColumn(format="%.3g")
-    st.dataframe(table_of(rows, texts), hide_index=True, key="by-method", alt="Means of every method and the tokens it is best on",
+    st.dataframe(table_of(rows, texts), hide_index=True, key="by-method", placeholder="–", alt="Means of every method and the tokens it is best on",
                  column_config={name: form for name in ("all", "massive", "ordinary")})
     st.caption(f"Mean {what} of all, the massive and the ordinary tokens; *best on* counts the tokens on which a method has the least.")
 
@@ -129,9 +129,10 @@ def by_token(text: Text, what: str) -> None:
     frame = pd.DataFrame({"position": np.arange(len(text.tokens)), "token": [visible(t) for t in text.tokens],
                           BEST: [names[i] if i >= 0 else "" for i in best], **dict(zip(names, table, strict=True)),
                           "massive": [i in text.sinks for i in range(len(text.tokens))]})
-    st.dataframe(frame, hide_index=True, height=HEIGHT, key="by-token", alt="Every token under each method",
+    st.dataframe(frame, hide_index=True, height=HEIGHT, key="by-token", placeholder="–", alt="Every token under each method",
                  column_config={name: st.column_config.NumberColumn(format="%.3g", help=what) for name in names})
-    st.caption("Every token with the number under each method; a column's head sorts. ⋯ is a further piece of the character above it.")
+    first = " Nothing comes before the first token, so it has no loss." if np.isnan(table[:, 0]).all() else ""
+    st.caption(f"Every token with the number under each method; a column's head sorts. ⋯ is a further piece of the character above it.{first}")
 
 
 def where_sinks_are(texts: Sequence[Text]) -> None:
@@ -155,7 +156,7 @@ def table_of(rows: Sequence[Mapping[str, object]], texts: Sequence[Text]) -> pd.
 view = chosen()
 st.title("Token microscope")
 with st.container(border=True):
-    left, right = st.columns([2, 5], vertical_alignment="bottom")
+    left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
         slots = pick_slots()
     with right:

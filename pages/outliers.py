@@ -101,7 +101,8 @@ def distribution(view: Chosen, turn: Turn, in_rms: bool, what: str) -> None:
             show(draw_histogram(counts, edges / units[key], normal=curve, x_range=across, y_range=up, what=what), f"histogram-{key}",
                  caption="Bars outside the dashed normal curve are the tails that stretch the grid.")
             show(draw_qq(*bends[key], y_range=bend, what="activation in standard deviations"), f"qq-{key}",
-                 caption="Points on the straight line are normally distributed; ends that bend away are outliers.")
+                 caption="Points on the straight line are normally distributed; ends that bend away are heavy tails. The outermost points are "
+                         "at 0.25 and 99.75 %; rarer numbers are in the histogram.")
 
 
 def by_block(view: Chosen, turn: Turn, in_rms: bool, what: str) -> None:
@@ -138,15 +139,19 @@ def _kurtosis(found: list[Summary]) -> np.ndarray:
     return np.array([s.kurtosis for s in found])
 
 
-def statistics(path: Path, view: Chosen, turn: Turn) -> pd.DataFrame:
-    """Before and after, in numbers."""
-    words = {"absmax": "largest |x|", "median_abs": "median |x|", "p99": "99th percentile of |x|", "kurtosis": "excess kurtosis",
-             "crest": "crest factor, max|x| / rms", "incoherence": "incoherence", "peak_ratio": "peak ratio of a token (mean)"}
+def statistics(path: Path, view: Chosen, turn: Turn, in_rms: bool) -> pd.DataFrame:
+    """Before and after, in numbers, sizes in the figures' units."""
+    unit = " / rms" if in_rms else ""
+    sizes = {"absmax": f"largest |x|{unit}", "median_abs": f"median |x|{unit}", "p99": f"99th percentile of |x|{unit}"}
+    shapes = {"kurtosis": "excess kurtosis", "crest": "crest factor, max|x| / rms", "incoherence": "incoherence",
+              "peak_ratio": "peak ratio of a token (mean)"}
     columns = {}
     for title, t, _ in pair(turn):
         found = summary(path, view.block, view.site, t)
-        columns[title] = [number_words(getattr(found, name)) for name in words] + [top_channels(path, view.block, view.site, t)]
-    return pd.DataFrame({"statistic": [*words.values(), "top channels"], **columns})
+        one = unit_of(found, in_rms)
+        columns[title] = [*(number_words(getattr(found, name) / one) for name in sizes), *(number_words(getattr(found, name)) for name in shapes),
+                          top_channels(path, view.block, view.site, t, one)]
+    return pd.DataFrame({"statistic": [*sizes.values(), *shapes.values(), "top channels"], **columns})
 
 
 view = chosen()
@@ -170,4 +175,4 @@ for name, tab in zip(TABS, st.tabs(list(TABS), key="tab", bind="query-params", o
         with tab:
             drawers[name](view, turn, in_rms, what)
 st.markdown("##### In numbers")
-st.dataframe(statistics(view.capture.path, view, turn), hide_index=True, key="statistics")
+st.dataframe(statistics(view.capture.path, view, turn, in_rms), hide_index=True, key="statistics")

@@ -136,7 +136,7 @@ with st.container(border=True):
         second = st.container()
     with left:
         first = st.container()
-    lower_left, lower_right = st.columns([2, 5], vertical_alignment="bottom")
+    lower_left, lower_right = st.columns([1, 2], vertical_alignment="bottom")
     with lower_left:
         slots = pick_slots()
     with lower_right:

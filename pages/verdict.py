@@ -35,7 +35,7 @@ def draw() -> None:
     st.title("Does rotation help here?")
     with st.container(border=True):
         left, right = st.columns(2)
-        lower_left, lower_right = st.columns([2, 5], vertical_alignment="bottom")
+        lower_left, lower_right = st.columns([1, 2], vertical_alignment="bottom")
         with lower_left:
             slots = pick_slots()
         with lower_right:
@@ -62,7 +62,7 @@ def _metrics(found: Sequence[Place]) -> None:
     """How many places of each kind."""
     kinds = {kind: n for kind, n in counted(found).items() if n or kind != UNKNOWN}
     for cell, (kind, n) in zip(st.columns(len(kinds)), kinds.items(), strict=True):
-        cell.metric(f"{ICONS[kind]} {kind}", f"{n} of {len(found)}")
+        cell.metric(f"{ICONS[kind]} {kind}", n, f"of {len(found)}", delta_color="off", delta_arrow="off")
 
 
 def _map(found: Sequence[Place], blocks: int, names: tuple[str, str]) -> None:

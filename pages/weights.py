@@ -136,8 +136,8 @@ def one_linear(model: str, turn: Turn, spec: QuantSpec) -> None:
                  caption="Dotted lines are the grid's levels; in the shade weights are cut off to the last one.")
     st.dataframe(loss_table(found), hide_index=True, key="loss-table")
     st.caption("Folded: the norm's gain moved into the weight, nothing turned. Lost of the output: on the first 512 tokens of the Python "
-               "documentation. Amplification: the output of a random weight of this size over this one's; the output's error is about the "
-               "weight's times it.")
+               "documentation. Amplification: the output of a random weight of this size over this one's; the output's error is the "
+               "weight's times it where errors are as random, which fits a rotated weight best.")
     stored = stored_words(found)
     if stored:
         st.caption(f":material/grid_on: {stored}")
@@ -342,7 +342,7 @@ def study(model: str) -> None:
             show(draw_curves(steps, lines, x_words="step, in units of the base's", what="KL, nats a token", x_log=True), "study-steps",
                  caption="Each optimizer and variable over the step. Where the lines are not parallel, they interact.")
         st.caption(base_words(record))
-    st.dataframe(effects_table(record), hide_index=True, height=300, key="study-table")
+    st.dataframe(effects_table(record), hide_index=True, height=300, key="study-table", placeholder="–")
     st.caption("Flips: share of codes that learning moved away from plain rounding's. Range kept: mean share of a row's or group's range. The "
                "exponent is a power grid's, as learned and as the search found it.")
 

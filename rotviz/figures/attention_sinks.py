@@ -32,7 +32,7 @@ class AttentionSinks:
     title: ClassVar[str] = "Attention sinks and massive tokens"
     paper: ClassVar[str] = "Massive Activations (2402.17762), Section 4; StreamingLLM (2309.17453), Fig. 2"
     words: ClassVar[str] = ("Attention that each token gets from the later ones, mean over heads, beside its largest number in the residual stream: "
-                            "bright columns in both are sinks that carry massive activations, and their keys and values are read by all others.")
+                            "a column that is bright in both is a sink that carries massive activations; all others read its keys and values.")
     needs: ClassVar[Needs] = Needs.STREAM
 
     log: bool = setting(True, "colors on a log scale", label="Log colors")

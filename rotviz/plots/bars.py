@@ -23,6 +23,7 @@ from rotviz.plots.words import escape, number
 NAME = "bars"
 HEIGHT = 320
 LOG_FROM = 100.0
+FEW = 12
 LABELLED = 24  # with more bars than this, numbers over them would touch
 OWN = {"massive tokens": Style(MASSIVE["color"], "solid", "diamond"), "ordinary tokens": Style(SKY, "dash", "circle")}
 
@@ -54,6 +55,8 @@ def draw_bars(names: Sequence[str], values: np.ndarray | Mapping[str, np.ndarray
     framed(figure, x=x_words, y=what + (" (log scale)" if log else ""), title=title, legend=list(series) if len(series) > 1 else (),
            note=blank if lost and blank else note_lost(lost), height=HEIGHT)
     figure.update_layout(barmode="group", bargap=0.25, uniformtext={"minsize": SMALL, "mode": "show"})
+    if len(names) <= FEW and all(name.isdecimal() for name in names):
+        figure.update_xaxes(dtick=1)  # blocks are read as numbers, of which there are no halves
     if log:
         low, high = shared_range(known, log=True)
         figure.update_yaxes(**log_axis((low / 1.3, high * 1.4)))

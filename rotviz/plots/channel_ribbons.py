@@ -86,7 +86,7 @@ def _bands(bins: Bins, drawn: np.ndarray, true: np.ndarray) -> go.Figure:
     shown = drawn.astype(np.float32)
     for low, high, name, opacity in _BANDS:
         color = style.faded(opacity)
-        common = {"mode": "lines", "line": {"width": 1, "color": style.faded(min(1.0, opacity + 0.25))}, "legendgroup": name, "x": x}
+        common = {"mode": "lines", "line": {"width": 1, "color": color}, "legendgroup": name, "x": x}
         hover = f"channel %{{x}}<br>{name}: %{{customdata:,.4~r}}<extra></extra>"
         figure.add_scatter(y=shown[low], showlegend=False, customdata=true[low].astype(np.float32), hovertemplate=hover, **common)
         figure.add_scatter(y=shown[high], fill="tonexty", fillcolor=color, name=name, customdata=true[high].astype(np.float32),

@@ -18,7 +18,7 @@ from rotviz.numerics.orthogonal import orthogonality_error
 from rotviz.numerics.procrustes import procrustes
 from rotviz.numerics.rotation import Rotation
 from rotviz.rotations import LearningStep, LearningTask
-from rotviz.rotations.learning import R1_SITES, exact
+from rotviz.rotations.learning import R1_SITES, Watch, exact
 from rotviz.types import QuantSpec, Site
 
 
@@ -33,6 +33,7 @@ class Alternation:
         iterations: how many rounds.
         name: of the method.
         measure: what the weighted error is called in the news.
+        watch: what tells the errors of ordinary and massive tokens, where a method has told them before by other rows than the sample's.
         massive: whether the sample has massive tokens; known after `improve`.
     """
 
@@ -43,6 +44,7 @@ class Alternation:
     iterations: int
     name: str
     measure: str = "loss"
+    watch: Watch | None = None
     massive: bool = field(default=False)
     _masks: dict[tuple[int, Site], Tensor] = field(default_factory=dict, repr=False)
     """Which rows of a place are massive: known from the rows alone, so found once."""
@@ -56,8 +58,9 @@ class Alternation:
             if errors[self.measure] < lowest:
                 best, lowest = rotation, errors[self.measure]
             fraction = shares[0] + (shares[1] - shares[0]) * done / max(self.iterations, 1)
+            told = errors if self.watch is None else {self.measure: errors[self.measure], **self.watch(rotation)}
             yield LearningStep(fraction, f"R1 iteration {done} of {self.iterations}: weighted error {errors[self.measure]:.4g}",
-                               {"step": float(first_step + done), **errors, "orthogonality": orthogonality_error(rotation)})
+                               {"step": float(first_step + done), **told, "orthogonality": orthogonality_error(rotation)})
             rotation = procrustes(product).float()
         self.massive = "massive" in errors
         return exact(best, self.name)

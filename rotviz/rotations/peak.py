@@ -23,7 +23,7 @@ from rotviz.numerics.objectives import peak
 from rotviz.numerics.rotation import Rotation
 from rotviz.rotations import ROTATIONS, Learned, LearningStep, LearningTask, Specs
 from rotviz.rotations.alternation import Alternation
-from rotviz.rotations.learning import R1_SITES, START_HELP, build_start, evaluated_grid, sampled, watched_rows
+from rotviz.rotations.learning import R1_SITES, START_HELP, Watch, build_start, evaluated_grid, sampled, watched_rows
 from rotviz.rotations.qr_learner import Schedule, learn_r1, learn_r2
 from rotviz.types import Site, Slot
 
@@ -60,8 +60,10 @@ class Peak:
         schedule = Schedule("Peak", peak(self.power), self.steps, self.batch, self.rate, self.head_rate)
         plan = task.plan
         if plan.r1 is not None:
-            low = yield from learn_r1(task, sample, schedule, watched_rows(task), (0.2, 0.65))
-            settle = Alternation(task, sample, evaluated_grid(task.specs), self.gamma, self.rounds, "Peak", "weighted_error")
+            watched, grid = watched_rows(task), evaluated_grid(task.specs)
+            low = yield from learn_r1(task, sample, schedule, watched, (0.2, 0.65))
+            watch = Watch(watched.to(task.source.device), grid)
+            settle = Alternation(task, sample, grid, self.gamma, self.rounds, "Peak", "weighted_error", watch)
             plan = replace(plan, r1=(yield from settle.improve(low.dense(), (0.65, 0.75), self.steps + 1)))
         if plan.r2:
             plan = replace(plan, r2=(yield from learn_r2(task, sample, schedule, (0.75, 1.0))))

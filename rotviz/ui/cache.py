@@ -133,10 +133,10 @@ def quantiles(path: Path, block: int, site: Site, turn: Turn) -> tuple[np.ndarra
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def top_channels(path: Path, block: int, site: Site, turn: Turn, top: int = 3) -> str:
-    """The largest channels of a site with their peaks, in words."""
+def top_channels(path: Path, block: int, site: Site, turn: Turn, unit: float = 1.0, top: int = 3) -> str:
+    """The largest channels of a site with their peaks in some unit, in words."""
     found = statistics.top_channels(site_rows(_open(path), block, site, turn), top)
-    return ", ".join(f"{c.channel} ({number(c.absmax)})" for c in found)
+    return ", ".join(f"{c.channel} ({number(float(f'{c.absmax / unit:.4g}'))})" for c in found)
 
 
 def rows_of_token(path: Path, block: int, site: Site, turn: Turn, token: int) -> np.ndarray | None:

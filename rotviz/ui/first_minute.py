@@ -17,6 +17,7 @@ from rotviz.plots.drawing import Drawing
 from rotviz.plots.magnitude_by_block import draw_magnitude_by_block
 from rotviz.plots.perplexity_bars import draw_perplexity_bars
 from rotviz.plots.words import number, visible
+from rotviz.types import SITE_WORDS, Site
 from rotviz.ui.show import show
 
 STORED = Path(__file__).resolve().parents[2] / "assets" / "first_minute.json"
@@ -50,11 +51,12 @@ def headline(found: Mapping[str, Any]) -> str:
     """The result in three sentences; Markdown."""
     mean, token = means(found["comparison"]), found["massive"]["token"]
     lost = {method: errors["massive"] for method, errors in found["massive"]["errors"].items()}
+    place = f"the {SITE_WORDS[Site(found['massive']['site'])]} of block {found['massive']['block']}"
     return (f"On **{found['model']}**, 4-bit activations raise the perplexity from {number(found['comparison']['float'])} to "
             f"**{number(mean['none'])}**; a random rotation brings it to {number(mean['orthogonal'])}, a Hadamard matrix to "
             f"**{number(mean['hadamard'])}**, the learned *peak* to **{number(mean['peak'])}**. The culprit is token {token['index']} "
             f"“{visible(token['token'])}”: it carries {number(abs(token['value']))} in channel {token['channel']}, {token['ratio']:,.0f} times the "
-            f"median. There a Hadamard matrix loses {lost['orthogonal'] / lost['hadamard']:.2g} times less than a random one.")
+            f"median. In {place} a Hadamard matrix loses {lost['orthogonal'] / lost['hadamard']:.2g} times less on it than a random one.")
 
 
 def means(comparison: Mapping[str, Any]) -> dict[str, float]:

@@ -35,6 +35,8 @@ from rotviz.types import SLOT_WORDS
 C = TypeVar("C")
 
 FEW, SHORT = 5, 12  # so many choices of so many letters fit beside each other
+ROOM = 24
+"""Letters of choices, with what stands around them, that a quarter of the page has room for."""
 A_NUMBER = "a number"
 CLIP_WORDS = ("none", "mse")
 TEXTS = {"pydoc": "Python documentation (embedded)", "wikitext2:test": "WikiText-2, test", "wikitext2:validation": "WikiText-2, validation",
@@ -109,11 +111,16 @@ def recipe_form(key: str, values: Mapping[str, Any] | None = None, skip: Sequenc
 
 def plain_form(cls: type, key: str, values: Mapping[str, Any] | None = None, columns: int = 2, skip: Sequence[str] = (),
                link: bool = False) -> dict[str, Any]:
-    """The widgets alone; their values by name, unchecked. With `link` they stand in the address bar, otherwise they stay for the session."""
+    """The widgets alone; their values by name, unchecked. With `link` they stand in the address bar, otherwise they stay for the session.
+
+    Where more than two stand side by side, those with many words in a row come last and get twice the room.
+    """
     shown, found = [s for s in _fields(cls) if s.name not in skip], {}
-    for first in range(0, len(shown), columns):
-        cells = st.columns(columns, vertical_alignment="bottom")
-        for cell, setting in zip(cells, shown[first:first + columns]):
+    wide = [s for s in shown if columns > 2 and _is_wide(s)]
+    narrow = [s for s in shown if s not in wide]
+    rows = [(size, part[i:i + size]) for size, part in ((columns, narrow), (max(1, columns // 2), wide)) for i in range(0, len(part), size)]
+    for size, row in rows:
+        for cell, setting in zip(st.columns(size, vertical_alignment="bottom"), row):
             with cell:
                 found[setting.name] = widget(setting, f"{key}.{setting.name}", (values or {}).get(setting.name, setting.default), link)
     return found
@@ -248,6 +255,13 @@ def _kept(values: Mapping[str, Any], skip: Sequence[str], plain: dict[str, Any])
         if name in source:
             (plain.setdefault(section, {}) if section else plain)[name] = source[name]
     return plain
+
+
+def _is_wide(setting: Setting) -> bool:
+    """Whether all choices are drawn side by side, and are too many words for a quarter of the page."""
+    choices = [str(c) for c in setting.choices or ()]
+    several = typing.get_origin(setting.type) is tuple
+    return (several or len(choices) <= FEW) and sum(len(c) + 3 for c in choices) > ROOM
 
 
 def _several(setting: Setting, label: str, value: Any, common: dict[str, Any]) -> list[Any]:

@@ -116,6 +116,13 @@ def already_done(recipes: Sequence[Recipe]) -> dict[str, str]:
     return found
 
 
+def on_the_way(recipes: Sequence[Recipe]) -> set[str]:
+    """Fingerprints of the recipes whose run waits or goes on."""
+    store = Store()
+    return {recipe.fingerprint for recipe in recipes
+            if any(store.list(status=status, fingerprint=recipe.fingerprint, limit=1) for status in (Status.QUEUED, Status.RUNNING))}
+
+
 # Words
 
 

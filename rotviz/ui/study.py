@@ -97,7 +97,7 @@ def effects_table(record: Mapping[str, Any]) -> pd.DataFrame:
     frame = pd.DataFrame(effects(record)).rename(columns={
         "kl_nats": "KL, nats", "factor": "times the base", "loss": "block loss after / before", "range": "range kept",
         "searched_exponent": "searched exponent"})
-    return frame.dropna(axis="columns", how="all")
+    return frame.dropna(axis="columns", how="all").round({"seconds": 1})
 
 
 def gain_words(record: Mapping[str, Any]) -> str:

@@ -260,18 +260,18 @@ def why(found: Mapping[str, FormLoss]) -> str:
     if before.loss.output < NOTHING:
         return "The stored weights lie on this grid; the rotation takes them off it." if after.loss.output >= NOTHING else ""
     moved = folded.amplification / before.amplification if before.amplification else 1.0
-    output = after.loss.output / before.loss.output if before.loss.output else 1.0
+    output, alone = (form.loss.output / before.loss.output if before.loss.output else 1.0 for form in (after, folded))
     weighs = (f"The norm's gain decides it: as stored, the weight reads the gained stream; R1 needs the gain folded into the weight, and then the "
               f"same relative error weighs **{short(moved)} times** as much at the output (amplification {short(before.amplification)} → "
               f"{short(folded.amplification)}).")
-    if output > LOUDER and moved > LOUDER:
+    if output > LOUDER and moved > LOUDER and alone > LOUDER:
         return (f"The rotation costs this linear: its output's error is {short(output)} times as large. {weighs} The gain had held the stream's "
                 "largest channels down; now rounding errors meet them at full size.")
     if output > LOUDER:
         return f"The rotation costs this linear: its output's error is {short(output)} times as large."
     if output < 1 / LOUDER:
         helps = f"The rotation helps this linear: its output's error is {short(1 / output)} times smaller."
-        return f"{helps} {weighs}" if moved < 1 / LOUDER else helps
+        return f"{helps} {weighs}" if moved < 1 / LOUDER and alone < 1 / LOUDER else helps
     return "At the layer's output the rotation changes little here."
 
 

@@ -127,6 +127,13 @@ def test_massive_token_is_named_in_words():
     assert row["position"] == 0 and row["times the median"] > 1000
 
 
+def test_numbers_are_in_the_figures_units():
+    """The largest number over the root mean square is the crest factor; without the switch it is the number itself."""
+    in_rms, plain = (opened("outliers", rms=value).dataframe[-1].value.set_index("statistic") for value in ("true", "false"))
+    assert list(in_rms.loc["largest |x| / rms"]) == list(in_rms.loc["crest factor, max|x| / rms"]) != list(plain.loc["largest |x|"])
+    assert list(in_rms.loc["excess kurtosis"]) == list(plain.loc["excess kurtosis"])
+
+
 def test_text_without_massive_tokens_says_so():
     at = opened("massive_tokens", bos="false")
     assert "No token of this text is massive" in words(at)

@@ -176,6 +176,20 @@ def test_a_learner_at_work_shows_its_curves(store: Store) -> None:
     assert at.button(key=f"cancel-{run_id}")
 
 
+def test_what_is_learned_meanwhile_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROTVIZ_HOME", str(tmp_path))
+    monkeypatch.setattr(supervise, "ensure_worker", lambda *_: False)
+    at = opened()
+    assert at.multiselect(key="lr").value == []
+    for method in ("dfrot", "peak"):
+        execute_now(Store(), recipe(method=method, **{"iterations": 1} if method == "dfrot" else {"steps": 2}))
+        at.run()
+        assert not at.exception and at.multiselect(key="lr").value[-1].startswith(f"{method}")
+    assert len(at.multiselect(key="lr").value) == 2
+    at.multiselect(key="lr").set_value([]).run()
+    assert at.multiselect(key="lr").value == [], "what was put away stays away"
+
+
 def test_nothing_learned_yet_says_where_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROTVIZ_HOME", str(tmp_path))
     monkeypatch.setattr(supervise, "ensure_worker", lambda *_: False)

@@ -108,9 +108,11 @@ def test_presets_go_on_the_queue_once(store: Store) -> None:
     assert len(queued) == 6
     assert {r.recipe["seed"] for r in queued} == {0, 1}
     assert all(r.recipe["text"]["windows"] == 2 and r.model == "tiny-llama" for r in queued)
+    assert at.button(key="go").disabled and "6 of these are on the queue" in _words(at) and "next in line" in _words(at)
+    at.button_group(key="r-hadamard").set_value(["W4A16", "W4A8"]).run()
+    assert at.button(key="go").label == "Put 2 runs on the queue"
     at.button(key="go").click().run()
-    assert len(store.list(status=Status.QUEUED)) == 6
-    assert "next in line" in _words(at)
+    assert len(store.list(status=Status.QUEUED)) == 8
 
 
 def test_a_waiting_run_can_be_cancelled_and_resumed_from_the_page(store: Store) -> None:

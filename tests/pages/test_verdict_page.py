@@ -20,7 +20,7 @@ def test_the_page_says_what_the_command_says(capsys):
     found = json.loads(capsys.readouterr().out)
     helps = found["counts"]["helps"]
     assert len(found["places"]) == 12 and f"helps at {helps} of 12 places" in found["summary"] and f"helps at {helps} of 12 places" in words(at)
-    assert [m.value for m in at.metric] == [f"{n} of 12" for kind, n in found["counts"].items() if n or kind != "cannot be told"]
+    assert [(m.value, m.delta) for m in at.metric] == [(str(n), "of 12") for kind, n in found["counts"].items() if n or kind != "cannot be told"]
     chart = json.loads(specs(at)[0])
     assert {t.get("name") for t in chart["data"][1:]} >= {kind for kind, n in found["counts"].items() if n}
     assert set(at.dataframe[-1].value["why"]) == {p["reason"] for p in found["places"]}
