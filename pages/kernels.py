@@ -109,7 +109,7 @@ def _memory(shape: Shape) -> int:
     group = cells[1].selectbox("Weights a scale", GROUPS, key="kg", format_func=lambda g: str(g) if g else "an output channel", bind="query-params")
     activations = cells[2].selectbox("Activation bits", BITS, index=BITS.index(4), key="ka", bind="query-params")
     cache = cells[3].selectbox("KV cache bits", BITS, index=BITS.index(4), key="kk", bind="query-params")
-    cells = st.columns(4)
+    cells = st.columns(4, vertical_alignment="bottom")
     context = cells[0].selectbox("Context, tokens", CONTEXTS, index=CONTEXTS.index(8192), key="kc", bind="query-params")
     sequences = int(cells[1].number_input("Sequences", 1, 100_000, 1, key="kn", bind="query-params", help="How many are served together."))
     prefill = cells[2].toggle("Prefill", False, key="kp", bind="query-params",
@@ -143,7 +143,8 @@ def _deployed() -> None:
     st.subheader("A run in bits")
     runs = {record.run_id: record for record in Store().list(Status.DONE, limit=LISTED) if not classifies(record)}
     if not runs:
-        st.info("No run has been finished here. One is put in line on the page Evaluate; then it can be packed.", icon=":material/inventory_2:")
+        st.info("No run has been finished here. Put one in line on the page Evaluate; then it can be packed.", icon=":material/inventory_2:")
+        st.page_link("pages/evaluate.py", label="Evaluate", icon=":material/speed:")
         return
     ids, linked = list(runs), st.query_params.get("kr")
     run_id = st.selectbox("Run", ids, index=ids.index(linked) if linked in ids else 0, key="kernels-run",
