@@ -61,7 +61,7 @@ def pick_slots() -> tuple[Slot, ...]:
 
 def pick_spec(site: Site) -> QuantSpec:
     """The grid: bits, clip, group, symmetric."""
-    bits, clip, group, symmetric = st.columns([1, 1, 1, 2], vertical_alignment="bottom")
+    bits, clip, group, symmetric = st.columns([2, 3, 2, 4], vertical_alignment="bottom")
     bits = bits.selectbox("Bits", [str(b) for b in BITS], BITS.index(4), key="bits", **BOUND, help="Bits a number.")
     clip = clip.selectbox("Clip", CLIPS, CLIPS.index("0.9"), key="clip", **BOUND,
                           help="The share of the range that the grid covers; mse searches it for each scale, which takes longer.")
