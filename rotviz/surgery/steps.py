@@ -9,7 +9,8 @@
     R3       q <- q R3, k <- k R3 after RoPE, online: (q R3)(k R3)^T = q k^T
     R4       down W <- W R4, and x <- x R4 online before it
 
-Row vectors, linears are y = x W^T + b. All algebra runs in float64 and is cast back. References: QuaRot (arXiv 2404.00456), SpinQuant (2405.16406),
+Row vectors, linears are y = x W^T + b. All algebra runs in float64 and is cast back; weights of 16 bits stay in float32 from the first step to
+the last, so that they are rounded once. References: QuaRot (arXiv 2404.00456), SpinQuant (2405.16406),
 SliceGPT (2401.15024) for `center`. Departures: embedding rows are centered for LayerNorm models only, because RMSNorm is not invariant to a
 shift; norms whose gain sits on the residual side of a sublayer (Gemma) stay, and R1 turns their output online; norms are folded only when
 R1 acts, because folding alone changes which numbers are rounded.
@@ -18,7 +19,8 @@ The steps are cumulative and in order, so a proof can run after each and name th
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +35,8 @@ from rotviz.models.walk import Ends
 from rotviz.numerics.rotation import Rotation
 from rotviz.surgery.plan import RotationPlan
 from rotviz.types import Role
+
+NARROW = {torch.bfloat16, torch.float16}
 
 
 class RotatedOutput(nn.Module):
@@ -79,17 +83,31 @@ def steps_for(plan: RotationPlan, family: Family) -> list[Step]:
 
 def rewrite_block(view: BlockView, steps: list[Step]) -> BlockView:
     """Apply every step to a block that the caller owns."""
-    for step in steps:
-        step.block(view)
+    with _rounded_once(lambda: list(view.block.parameters())):
+        for step in steps:
+            step.block(view)
     return view
 
 
 def rewrite_ends(ends: Ends, steps: list[Step]) -> Ends:
     """A rewritten copy of a model's ends; the blocks are shared, the rest is copied."""
     owned = own_ends(ends)
-    for step in steps:
-        step.ends(owned)
+    with _rounded_once(lambda: [p for name, p in owned.model.named_parameters() if not name.startswith(f"{ends.family.blocks}.")]):
+        for step in steps:
+            step.ends(owned)
     return owned
+
+
+@contextmanager
+def _rounded_once(parameters: Callable[[], list[nn.Parameter]]) -> Iterator[None]:
+    """A block in which parameters of 16 bits are float32. They are asked for again at the end: steps put others in their place."""
+    kinds = {parameter.dtype for parameter in parameters()}
+    narrow = kinds.pop() if len(kinds) == 1 and kinds <= NARROW else None
+    for parameter in parameters() if narrow else ():
+        parameter.data = parameter.data.float()
+    yield
+    for parameter in parameters() if narrow else ():
+        parameter.data = parameter.data.to(narrow)
 
 
 def own_ends(ends: Ends) -> Ends:
