@@ -76,7 +76,9 @@ def _dial(recipe: Recipe, found: Preview, calibration: Calibration, loss_float: 
 def _metrics(chosen: Prediction, loss_float: float, text: str, calibration: Calibration) -> None:
     cells = st.columns(4)
     cells[0].metric("average bits", f"{chosen.average:.3g}")
-    cells[1].metric("size", f"{number(float(f'{chosen.size_mb:.4g}'))} MB", help="Codes, 16-bit scales, and embeddings, head and norms in 16 bits.")
+    cells[1].metric("size", f"{number(float(f'{chosen.size_mb:.4g}'))} MB",
+                    help="Codes as tight as they can lie, 16-bit scales, and embeddings, head and norms in 16 bits. A deployed model takes half a "
+                         "byte for 2 to 4 bits, a byte for more, and 32-bit scales.")
     cells[2].metric("predicted perplexity", number(chosen.perplexity), help=f"A prediction, not a measurement; on {text}.")
     cells[3].metric("float model", number(float(np.exp(loss_float))), help=f"perplexity on {text}")
     st.caption(f":material/query_stats: The perplexity is {calibration.words}.")
