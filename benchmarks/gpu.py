@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py [--only tests kernels ...] [--text wikitext2:test] [--model smollm2-135m]
 
+    model         fetched and converted, where that has not been done
     tests         pytest -m gpu: kernels against float64 and torch at the sizes of real models, deployed models, CUDA graphs
     kernels       each kernel and size against this GPU's ceilings, torch and fast-hadamard-transform        results/kernels-DEVICE.json
     deployment    bytes, prefill, decode, decode with CUDA graphs, beside the 16-bit model                   results/deployment-DEVICE.json
@@ -9,8 +10,8 @@
     devices       the same recipes on the CPU in float32, on the GPU in float32 and in bfloat16              results/devices-DEVICE.json
     compile       torch.compile and its CUDA graphs                                                          results/compile-cuda.json
 
-A step that fails or runs out of time does not stop the others; results/gpu.json says how each ended, with the end of its output. Steps are
-limited to 14 minutes together, so that an hour's lease has room for a second try.
+A step that fails or runs out of time does not stop the others; results/gpu.json says how each ended, with the end of its output. Without the
+model's the steps are limited to 14 minutes together.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def steps(text: str, model: str) -> dict[str, tuple[int, list[str]]]:
     tests = ["-m", "pytest", "-m", "gpu", "-n", "4", "-p", "no:cacheprovider", "tests/kernels", "tests/deployment", "tests/device"]
     measured = ["--model", model, "--text", text]
     return {
+        "model": (300, ["-c", "import sys; from rotviz.models.loading import load; load(sys.argv[1])", model]),
         "tests": (240, tests),
         "kernels": (120, script("kernels")),
         "deployment": (90, script("deployment", "--model", model, "--dtype", "bfloat16", "--prompt", "1024", "--tokens", "64")),
