@@ -19,6 +19,7 @@ from rotviz.deployment.replay import Replay
 from rotviz.models.loading import load
 from rotviz.pipeline.recipe import Recipe, with_changes
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using the model-agnostic default")  # one way to say how much is to say nothing
 WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal", "aten::lift_fresh"}
 """Operations with which a GPU would wait for a number, or take one from Python's memory: not to be recorded."""
 KERNELS = ("online", "hadamard", "hadamard_quantize", "quantize", "integer_matmul", "weight_only_matmul")
