@@ -116,16 +116,25 @@ def cuda_graph(step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
     """Record a step as a CUDA graph, after one run outside it. -> its output, and what computes that anew, in place.
 
     Raises:
-        RuntimeError: the step does what cannot be recorded, such as waiting for a number.
+        RuntimeError: the step does what cannot be recorded, such as waiting for a number. That is looked for in the run outside: a recording that
+            fails half way leaves torch's generators in a state in which nothing can be drawn.
     """
     beside, main = torch.cuda.Stream(), torch.cuda.current_stream()
     beside.wait_stream(main)
-    with torch.cuda.stream(beside):
-        step()
+    waits = torch.cuda.get_sync_debug_mode()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        with torch.cuda.stream(beside):
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode(waits)
     main.wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = step()
+    try:
+        with torch.cuda.graph(graph):
+            output = step()
+    finally:
+        torch.cuda.set_stream(main)
     return output, graph.replay
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rotviz.deployment.build import Deployed, Say, cache_argument, deploy, silent
 from rotviz.deployment.replay import Recorder, Replay
@@ -34,6 +34,8 @@ from rotviz.texts import load_text, prompt_tokens
 REFERENCES = ("The Triton kernels are not measured ({}): the deployed model ran on their references in torch, which unpack the weights at every "
               "step.")
 WAYS = ("prefill", "decode", "replayed")
+BEFORE = 2
+"""Steps after which one has been recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +93,22 @@ def replayed(model: Any, new_cache: Callable[[int], Any], prompt: Tensor, new: i
     """Tokens a second of one model that decodes by replay; None where it cannot: on a CPU, or with a cache that slides."""
     if record is None and not prompt.is_cuda:
         return None
-    cache, forward = new_cache(prompt.shape[1] + new + 1), partial(nn.Module.__call__, model)  # without the replay of a deployed model's own
-    replay, arguments = Replay(record), {cache_argument(model.forward): cache, "use_cache": True}
+    cache, replay = new_cache(prompt.shape[1] + BEFORE + new), Replay(record)
+    arguments = {cache_argument(model.forward): cache, "use_cache": True}
+
+    def next_of(tokens: Tensor) -> Tensor:
+        return replay.step(model, cache, {"input_ids": tokens, **arguments}).logits[:, -1:].argmax(-1)
+
     with torch.no_grad():
-        token = forward(prompt, logits_to_keep=1, **arguments).logits[:, -1:].argmax(-1)
-        token = replay.step(forward, cache, {"input_ids": token, **arguments}).logits[:, -1:].argmax(-1)  # recorded here
+        token = next_of(prompt)
+        for _ in range(BEFORE):
+            token = next_of(token)
         if not replay.has_recorded:
             return None
         wait_for(prompt.device)
         began = time.perf_counter()
         for _ in range(new):
-            token = replay.step(forward, cache, {"input_ids": token, **arguments}).logits[:, -1:].argmax(-1)
+            token = next_of(token)
         wait_for(prompt.device)
     return new / (time.perf_counter() - began)
 

@@ -181,32 +181,35 @@ class _GeneratesPacked:
         """An empty cache of the deployed model's kind; with room for so many tokens, or one that grows."""
         return PackedCache(self.config, self.cache_coder, length)
 
-    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, *args: Any, **kwargs: Any) -> Any:
         """transformers' generate; with a packed cache unless it is given a cache, or told to do without or with a kind of its own.
 
-        With cache_implementation = "static" the packed cache has a fixed length, and on a GPU steps are replayed (rotviz.deployment.replay).
+        With the argument cache_implementation = "static" the packed cache has a fixed length, and on a GPU steps are replayed
+        (rotviz.deployment.replay).
         """
-        config = kwargs.get("generation_config") or self.generation_config
+        configs = [config for config in (generation_config, self.generation_config) if config is not None]
         prompt = next((found for found in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if found is not None), None)
-        kind = kwargs.get("cache_implementation") or config.cache_implementation
-        has_cache = any(kwargs.get(name) is not None for name in CACHE_NAMES)
+        kind = kwargs.get("cache_implementation")
+        has_cache = any(kwargs.get(name) is not None for name in CACHE_NAMES) or any(config.cache_implementation for config in configs)
         if kwargs.get("use_cache", True) and not has_cache and (kind is None or (kind == STATIC and prompt is not None)):
-            length = None if kind is None else _room(prompt.shape[1], kwargs, config)
+            length = None if kind is None else _room(prompt.shape[1], kwargs, configs)
             kwargs |= {cache_argument(self.forward): self.new_cache(length), "use_cache": True}  # the configuration of a loaded model says no
             kwargs |= {} if kind is None else {"cache_implementation": None, "disable_compile": True}
-        return super().generate(inputs, *args, **kwargs)
+        return super().generate(inputs, generation_config, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
         replay = getattr(cache, "replay", None)
-        return super().__call__(*args, **kwargs) if args or replay is None else replay.step(super().__call__, cache, kwargs)
+        return super().__call__(*args, **kwargs) if args or replay is None else replay.step(self, cache, kwargs)
 
 
-def _room(prompt: int, arguments: dict[str, Any], config: Any) -> int:
-    """The most tokens that `generate` will have seen: transformers' rules, and at least its default."""
-    new = arguments.get("max_new_tokens") or getattr(config, "max_new_tokens", None)
-    longest = arguments.get("max_length") or getattr(config, "max_length", None) or 0
-    return prompt + new if new else max(longest, prompt + DEFAULT_NEW)
+def _room(prompt: int, arguments: dict[str, Any], configs: list[Any]) -> int:
+    """The most tokens that `generate` will have seen, by transformers' rules: an argument, else the given configuration, else the model's own."""
+    def told(name: str) -> int | None:
+        return next((value for value in (arguments.get(name), *(getattr(config, name, None) for config in configs)) if value is not None), None)
+
+    new = told("max_new_tokens")
+    return prompt + new if new is not None else max(told("max_length") or 0, prompt + DEFAULT_NEW)
 
 
 def _replaced(module: nn.Linear, weights: QuantSpec, bits: "int | Tensor | None", source: LinearInput) -> nn.Module:

@@ -134,10 +134,11 @@ def _probabilities(query: Tensor, key: Tensor, hidden: Tensor, scaling: float, s
 
 
 def _hidden_positions(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-    """True where a query may not look. transformers leaves the mask out when it is plainly causal."""
+    """True where a query may not look. transformers leaves the mask out when it is plainly causal: with several queries the first sees the first
+    key (a cache of fixed length has room behind the last), and one alone sees all."""
     rows, columns = query.shape[-2], key.shape[-2]
     if mask is None:
-        return torch.ones(rows, columns, dtype=torch.bool, device=query.device).triu(columns - rows + 1)
+        return torch.ones(rows, columns, dtype=torch.bool, device=query.device).triu(1 if rows > 1 else columns)
     return ~mask[..., :columns] if mask.dtype == torch.bool else mask[..., :columns] < -1
 
 

@@ -82,7 +82,8 @@ def stack_for(prepared: Prepared, ends: Ends, state: WalkState, importance: Impo
     `together` the size of the batches where others share it.
     """
     recipe = prepared.recipe
-    entry = embed_calibration(prepared, ends, calibration_inputs(prepared), state) if recipe.calibrates else None
+    most = together.size if together else 0
+    entry = embed_calibration(prepared, ends, calibration_inputs(prepared), state, most) if recipe.calibrates else None
     positions = recipe.text.length if state.calibration is None else state.calibration.shape[1]
     together = together or Batches(BATCH_TOKENS // positions, "window", prepared.device)
     return WeightStack(recipe, entry, importance.bits, importance.fisher, stop_if_cancelled, together, _end_of(ends),
@@ -94,15 +95,16 @@ def _end_of(ends: Ends) -> Callable[[Tensor], Tensor]:
     return lambda hidden: ends.logits(hidden.to(ends.model.dtype))
 
 
-def embed_calibration(prepared: Prepared, ends: Ends, inputs: Inputs, state: WalkState) -> Entry:
-    """The calibration windows or images before the first block, into the state where it has none yet; how they enter the blocks."""
+def embed_calibration(prepared: Prepared, ends: Ends, inputs: Inputs, state: WalkState, most: int = 0) -> Entry:
+    """The calibration windows or images before the first block, into the state where it has none yet; how they enter the blocks, `most` at a time
+    if that is more than a batch."""
     values = inputs.values.to(prepared.device)
     parts = list(batches(values, inputs.batch))
     if state.calibration is None:
         hidden = torch.cat([ends.entry(values[part]).hidden for part in parts])
         state.calibration, state.float_calibration = hidden, hidden.clone()
     state.calibration, state.float_calibration = (s.to(prepared.device) for s in (state.calibration, state.float_calibration))
-    return ends.entry(values[parts[0]])
+    return ends.entry(values[:max(most, inputs.batch)])
 
 
 def quantize_weights(view: BlockView, stack: WeightStack, state: WalkState) -> Generator[Progress, None, Quantization]:

@@ -3,8 +3,10 @@ tensors keep their memory, and only what is written in place changes from step t
 """
 
 import copy
+import gc
 import importlib.util
 import warnings
+import weakref
 from functools import partial
 from pydoc_data.topics import topics
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import GenerationConfig
 
 from rotviz.deployment.bench import plain_cache, replayed
 from rotviz.deployment.build import cache_argument, deploy
@@ -97,7 +100,7 @@ def test_replayed_steps_are_the_steps(base, name, bits):
         for part in (ids[:, :20], *ids[:, 20:].split(1, 1)):
             wanted, found = (made.model(input_ids=part, use_cache=True, **{argument: cache}).logits for cache in (plain, fixed))
             assert torch.equal(wanted, found)
-    assert (record.made, record.replayed) == (1, 10) and fixed.get_seq_length() == plain.get_seq_length() == 30
+    assert (record.made, record.replayed) == (1, 9) and fixed.get_seq_length() == plain.get_seq_length() == 30
     assert fixed.nbytes == plain.nbytes
 
 
@@ -107,23 +110,45 @@ def generated(model, ids, **how):
         return model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, eos_token_id=None, do_sample=False, **how)
 
 
-@pytest.mark.parametrize("name", ["tiny-llama", "tiny-mistral", "tiny-gemma3"])
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-opt", "tiny-mistral", "tiny-gemma2", "tiny-gemma3"])
 def test_generate_with_a_cache_of_fixed_length(base, name, monkeypatch):
     """The tokens that a growing cache gives, past the sliding windows, whose models are not replayed."""
     model, record, ids = deployed(base, name, cache=8, activations=16).model, Recorder(), tokens(30)
     monkeypatch.setattr("rotviz.deployment.cache.Replay", lambda: Replay(record))
     wanted = generated(model, ids, max_new_tokens=24)
     assert torch.equal(generated(model, ids, max_new_tokens=24, cache_implementation="static"), wanted)
-    assert (record.made, record.replayed) == ((1, 23) if name == "tiny-llama" else (0, 0))
+    slides = name in ("tiny-mistral", "tiny-gemma2", "tiny-gemma3")
+    assert (record.made, record.replayed) == ((0, 0) if slides else (1, 22))
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma2", "tiny-qwen2-moe"])
+def test_a_prompt_sees_neither_its_future_nor_the_room(base, name):
+    made = deployed(base, name, activations=16, cache=16)
+    argument, ids = cache_argument(made.model.forward), tokens(30)
+    with torch.no_grad():
+        tight, wide = (made.model(ids, use_cache=True, **{argument: made.new_cache(room)}).logits for room in (30, 60))
+    torch.testing.assert_close(tight, wide, rtol=1e-4, atol=1e-4 * float(tight.abs().max()))
 
 
 @pytest.mark.parametrize("how", [{}, {"max_length": 41}, {"max_new_tokens": 3, "num_beams": 2}, {"max_length": 55, "num_beams": 3}], ids=str)
 def test_there_is_room_for_what_is_generated(base, how, monkeypatch):
-    """By any of transformers' ways to say how much; and beams, which put other tensors in the place of those that were recorded."""
+    """By any of transformers' ways to say how much. Beams put other tensors in the place of those that were recorded: no step is like the last."""
     model, record, ids = deployed(base, activations=16).model, Recorder(), tokens(30)
     monkeypatch.setattr("rotviz.deployment.cache.Replay", lambda: Replay(record))
     found, wanted = generated(model, ids, cache_implementation="static", **how), generated(model, ids, **how)
-    assert torch.equal(found, wanted) and record.replayed > 0
+    assert torch.equal(found, wanted) and record.made == ("num_beams" not in how)
+
+
+def test_configurations_say_how_much(base):
+    """The argument's, then the given one's, then the model's own; positional or not."""
+    model, ids = deployed(base, activations=16).model, tokens(30)
+    model.generation_config.max_new_tokens = 40
+    plain = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    for config, more in ((None, {}), (GenerationConfig(**plain), {}), (GenerationConfig(max_new_tokens=45, **plain), {}),
+                         (GenerationConfig(max_new_tokens=45, **plain), {"max_new_tokens": 3})):
+        how = (plain if config is None else {}) | more
+        found, wanted = (model.generate(ids, config, **how, **kind) for kind in ({"cache_implementation": "static"}, {}))
+        assert torch.equal(found, wanted)
 
 
 def test_a_cache_without_codes(base, monkeypatch):
@@ -154,8 +179,8 @@ def test_what_cannot_be_recorded_is_carried_out(base):
 
 def test_other_shapes_are_recorded_anew_and_copies_have_recorded_nothing(base):
     made, record = deployed(base), Recorder()
-    argument, ids = cache_argument(made.model.forward), tokens(12)
-    fixed = made.new_cache(16)
+    argument, ids = cache_argument(made.model.forward), tokens(18)
+    fixed = made.new_cache(20)
     fixed.replay = Replay(record)
 
     def step(cache, n, **more):
@@ -164,15 +189,18 @@ def test_other_shapes_are_recorded_anew_and_copies_have_recorded_nothing(base):
     with torch.no_grad():
         made.model(input_ids=ids[:, :8], use_cache=True, **{argument: fixed})
         step(fixed, 8), step(fixed, 9)
-        assert (record.made, record.replayed) == (1, 2)
-        step(fixed, 10, logits_to_keep=1)
-        assert (record.made, record.replayed) == (2, 3)
+        assert (record.made, record.replayed) == (1, 1)
+        step(fixed, 10, logits_to_keep=1), step(fixed, 11, logits_to_keep=1)
+        assert (record.made, record.replayed) == (2, 2)
         twin = copy.deepcopy(fixed)
-        wanted = step(twin, 11, logits_to_keep=1)
-        assert (record.made, record.replayed) == (3, 4)
-        assert torch.equal(step(fixed, 11, logits_to_keep=1), wanted) and (record.made, record.replayed) == (3, 5)
-        assert made.model(ids[:, 11:12], use_cache=True, **{argument: fixed}).logits.shape[1] == 1 and record.replayed == 5  # not by name: as it is
-    assert step(fixed, 11).requires_grad is made.model.lm_head.weight.requires_grad and record.replayed == 5  # gradients are not recorded
+        wanted = step(twin, 12, logits_to_keep=1)
+        assert (record.made, record.replayed) == (2, 2)
+        assert torch.equal(step(fixed, 12, logits_to_keep=1), wanted) and (record.made, record.replayed) == (2, 3)
+        assert made.model(ids[:, 13:14], use_cache=True, **{argument: fixed}).logits.shape[1] == 1 and record.replayed == 3  # not by name: as it is
+        for n in (14, 15, 16):
+            step(fixed, n, attention_mask=torch.ones(1, n + 1, dtype=torch.int64))
+        assert (record.made, record.replayed) == (2, 3), "a mask that grows"
+    assert step(fixed, 17).requires_grad is made.model.lm_head.weight.requires_grad and record.replayed == 3  # gradients are not recorded
 
 
 def test_both_models_are_timed_by_replay(base):
@@ -194,7 +222,26 @@ def test_the_float_model_replayed_gives_its_logits(base):
         for part in (ids[:, :8], *ids[:, 8:].split(1, 1)):
             found = replay.step(model, fixed, {"input_ids": part, "use_cache": True, argument: fixed}).logits
             assert torch.equal(model(part, use_cache=True, **{argument: plain}).logits, found)
-    assert (record.made, record.replayed) == (1, 4)
+    assert (record.made, record.replayed) == (1, 3)
+
+
+def test_a_cache_goes_when_nobody_holds_it(base):
+    """Its graph's memory with it, without waiting for Python to look for cycles."""
+    made, ids = deployed(base), tokens(12)
+    argument, fixed = cache_argument(made.model.forward), made.new_cache(12)
+    fixed.replay = Replay(Recorder())
+    with torch.no_grad():
+        for part in (ids[:, :8], *ids[:, 8:].split(1, 1)):
+            made.model(input_ids=part, use_cache=True, **{argument: fixed})
+    assert fixed.replay.has_recorded
+    gone = weakref.ref(fixed)
+    gc.collect()
+    gc.disable()
+    try:
+        del fixed
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_the_tape_refuses_what_waits():
@@ -223,6 +270,6 @@ def test_launching_the_kernels_waits_for_nothing(base, bits, monkeypatch):
         monkeypatch.setattr(f"rotviz.kernels.{module}.takes_triton",
                             lambda x, backend, obstacle=None, module=module: obstacle is None and (launched.append(module) or True))
     with torch.no_grad():
-        made.model(input_ids=ids, use_cache=True, **{argument: fixed})
-        made.model(input_ids=ids[:, :1], use_cache=True, **{argument: fixed})
+        for part in (ids, ids[:, :1], ids[:, :1]):
+            made.model(input_ids=part, use_cache=True, **{argument: fixed})
     assert recorded and launched
