@@ -3,7 +3,7 @@
     python benchmarks/devices.py [--device cuda] [--windows 4] [--text wikitext2:test]
 
 results/devices-DEVICE.json. float32 on both must agree to the order of sums (W4A4 to what a number at a tie moves); bfloat16 shows what 16 bits cost.
-Each recipe runs twice on a GPU: kernels are compiled in the first run.
+Each recipe runs twice on a GPU: kernels are compiled in the first run. The CPU comes last; rows are kept as they are measured.
 """
 
 import argparse
@@ -34,16 +34,15 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=4)
     options = parser.parse_args()
     device = resolve_device(options.device)
-    places = [("cpu", "float32"), *([("cuda", "float32"), ("cuda", "bfloat16")] if device.type == "cuda" else [])]
-    rows = []
-    for name, changes in RECIPES.items():
-        for place, dtype in places:
-            for attempt in range(2 if place == "cuda" else 1):
-                rows.append({"recipe": name, "device": place, "dtype": dtype, "attempt": attempt, **measured(options, changes, place, dtype)})
-                print({key: value for key, value in rows[-1].items() if key != "seconds"}, flush=True)
-    record = {"environment": environment() | {"device": describe(device)}, "text": options.text, "windows": options.windows, "rows": rows}
-    name = re.sub(r"[^a-z0-9]+", "-", describe(device).split(",")[0].lower()).strip("-")
-    print(f"written to {save(f'devices-{name}', record)}")
+    places = [*([("cuda", "float32"), ("cuda", "bfloat16")] * 2 if device.type == "cuda" else []), ("cpu", "float32")]
+    file = "devices-" + re.sub(r"[^a-z0-9]+", "-", describe(device).split(",")[0].lower()).strip("-")
+    record = {"environment": environment() | {"device": describe(device)}, "text": options.text, "windows": options.windows, "rows": []}
+    for place, dtype in places:
+        for name, changes in RECIPES.items():
+            row = {"recipe": name, "device": place, "dtype": dtype, **measured(options, changes, place, dtype)}
+            record["rows"].append(row)
+            print({key: value for key, value in row.items() if key != "seconds"}, flush=True)
+            save(file, record)
 
 
 def measured(options: argparse.Namespace, changes: dict[str, Any], device: str, dtype: str) -> dict[str, Any]:

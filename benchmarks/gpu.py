@@ -15,6 +15,8 @@ model's the steps are limited to 14 minutes together.
 """
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -70,12 +72,15 @@ def main() -> None:
 def carried_out(command: list[str], limit: int) -> dict[str, Any]:
     """How a step ended, how long it took, and the last lines that it wrote."""
     began = time.perf_counter()
+    child = subprocess.Popen([sys.executable, *command], cwd=HERE.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                             start_new_session=True)
     try:
-        done = subprocess.run([sys.executable, *command], cwd=HERE.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              timeout=limit, check=False)
-        ended, output = "well" if done.returncode == 0 else f"with exit status {done.returncode}", done.stdout
-    except subprocess.TimeoutExpired as late:
-        ended, output = f"stopped after {limit} s", (late.stdout or b"").decode(errors="replace")
+        output, _ = child.communicate(timeout=limit)
+        ended = "well" if child.returncode == 0 else f"with exit status {child.returncode}"
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)  # with its workers, which would go on using the GPU under what comes next
+        output, _ = child.communicate()
+        ended = f"stopped after {limit} s"
     lines = [line.split("\r")[-1] for line in output.splitlines()]
     return {"ended": ended, "seconds": time.perf_counter() - began, "output": "\n".join(lines[-LINES:])}
 

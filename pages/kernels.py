@@ -88,17 +88,7 @@ def _from_file() -> Shape | None:
         raise BadInput(f"{file.name} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise BadInput(f"{file.name} holds no configuration: a JSON object is needed")
-    return Shape.from_config(_completed(config))
-
-
-def _completed(config: dict[str, Any]) -> Any:
-    """With what transformers knows of the model's kind besides, such as which blocks slide; as it is where it does not know the kind."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.for_model(config["model_type"], **{key: value for key, value in config.items() if key != "model_type"})
-    except (KeyError, ValueError, TypeError):
-        return config
+    return Shape.from_config(config)
 
 
 def _memory(shape: Shape) -> int:

@@ -99,6 +99,7 @@ def deploy(recipe: Recipe, loaded: LoadedModel | None = None, *, dtype: str = ""
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(kept)
     with_packed_cache(model, coder)
+    model.config.source_tied = is_tied(found.prepared.loaded.model)
     model.config.tie_word_embeddings = is_tied(model)
     model.config.dtype = kept
     return Deployed(model, found.prepared.loaded.tokenizer, recipe, found.prepared.source.family, coder, dict(found.plan.r4))

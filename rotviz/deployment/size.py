@@ -6,7 +6,7 @@
     channel sums                      what the integer product keeps for asymmetric activations: an int32 for each output channel
     KV cache                          of one sequence of so many tokens, filled to be measured
 
-The prediction follows from the deployed model's shape, in which R1 has given a tied head a matrix of its own, and, where a recipe shares out bits,
+The prediction follows from the model's shape, of which R1 gives a tied head a matrix of its own, and, where a recipe shares out bits,
 from what each linear was given; it counts floats in 16 bits and knows no biases and no channel sums. Norms whose gains are folded away weigh nothing.
 """
 
@@ -44,8 +44,11 @@ def weigh(deployed: Deployed, context: int = CONTEXT) -> tuple[Weighed, ...]:
     """Bytes by part, with a KV cache of one sequence of `context` tokens."""
     measured = measured_bytes(deployed) | {CACHE: cache_bytes(deployed, context)}
     recipe = deployed.recipe
-    parts = {part.name: part for part in memory_by_part(
-        Shape.from_config(deployed.model.config), recipe.weights.spec(), recipe.activations.spec(), recipe.kv.spec(), context=context, in_flight=1)}
+    config = deployed.model.config
+    tied = getattr(config, "source_tied", config.tie_word_embeddings)
+    shape = replace(Shape.from_config(config), tied=tied)
+    parts = {part.name: part for part in memory_by_part(shape, recipe.weights.spec(), recipe.activations.spec(), recipe.kv.spec(), context=context,
+                                                        in_flight=1, r1=tied and not config.tie_word_embeddings)}
     if recipe.allocation.method != "none":
         parts |= {name: replace(parts[name], recipe=size) for name, size in _allocated_bytes(deployed).items()}
     names = [name for name in (ATTENTION, MLP, EMBEDDING, HEAD, SMALL, SUMS, CACHE) if measured.get(name) or name in parts]

@@ -71,12 +71,13 @@ class Shape:
 
     @classmethod
     def from_config(cls, config: Any) -> "Shape":
-        """From a transformers configuration, or from the mapping that a config.json holds.
+        """From a transformers configuration, or from the mapping that a config.json holds, with what transformers knows of such models besides
+        (which blocks slide, say).
 
         Raises:
             BadInput: a number that decides the cost is missing.
         """
-        read = _reader(config)
+        read = _reader(_completed(config) if isinstance(config, Mapping) else config)
         width, heads = read("hidden_size"), read("num_attention_heads")
         experts, blocks = read("num_local_experts", "num_experts", default=0), read("num_hidden_layers")
         dense, sliding = _dense_blocks(read, blocks) if experts else 0, _sliding_blocks(read, blocks)
@@ -249,6 +250,17 @@ def _mlp(width: int, inner: int, gated: bool) -> tuple[tuple[int, int], ...]:
 
 def _matrices(matrices: tuple[tuple[int, int], ...], spec: QuantSpec) -> int:
     return sum(row_bytes(outputs, inputs, spec) for outputs, inputs in matrices)
+
+
+def _completed(config: Mapping[str, Any]) -> Any:
+    """A transformers configuration; the mapping as it is where transformers does not know the kind of model or does not take the numbers, which are
+    then refused here, in words, if they decide anything."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.for_model(**config)
+    except Exception:  # whatever its checks raise, of many kinds
+        return config
 
 
 def _dense_blocks(read: Any, blocks: int) -> int:

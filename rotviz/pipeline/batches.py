@@ -25,14 +25,19 @@ SHARE, MOST_TOKENS = 1 / 16, 1 << 16
 """Of a GPU's memory, what a batch may take inside a block; and tokens in flight beyond which nothing is gained."""
 
 
-def tokens_at_once(block: nn.Module, device: torch.device) -> int:
-    """Tokens that a GPU pushes through a block together after the first batch, by what they hold there; 0 = as many as in the first, on a CPU."""
+def tokens_at_once(block: nn.Module, device: torch.device, active: int = 1) -> int:
+    """Tokens that a GPU pushes through a block together after the first batch, by what they hold there; 0 = as many as in the first, on a CPU.
+
+    Args:
+        block: of a model; weights [out, in], and of experts [experts, ., .].
+        active: experts that a token passes.
+    """
     memory = memory_bytes(device)
     if memory is None:
         return 0
-    linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
-    held = 2 * sum((linear.in_features + linear.out_features) * linear.weight.element_size() for linear in linears)  # as they are, and rounded
-    return min(MOST_TOKENS, int(SHARE * memory / held))
+    wide = [p for p in block.parameters() if p.ndim >= 2]
+    held = sum(sum(p.shape[-2:]) * p.element_size() * (active if p.ndim > 2 else 1) for p in wide)
+    return min(MOST_TOKENS, int(SHARE * memory / (2 * held)))  # as they are, and rounded
 
 
 def tokens_scored(ends: Ends) -> int:

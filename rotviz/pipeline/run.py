@@ -140,7 +140,9 @@ class _Job:
         reset_peak_memory(prepared.device)
         inputs = yield from self.read(prepared)
         plan, learning = yield from self.learn(prepared)
-        more = tokens_at_once(prepared.source.original(0).block, prepared.device) // inputs.length
+        config = prepared.loaded.model.config.get_text_config()
+        active = getattr(config, "num_experts_per_tok", None) or 1
+        more = tokens_at_once(prepared.source.original(0).block, prepared.device, active) // inputs.length
         self.batches = Batches(inputs.batch, inputs.unit, prepared.device, more)
         self.scored = Batches(tokens_scored(prepared.source.ends), "token", prepared.device)
         proofs = yield from self.prove(prepared, plan, inputs)

@@ -19,6 +19,7 @@ The steps are cumulative and in order, so a proof can run after each and name th
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def steps_for(plan: RotationPlan, family: Family) -> list[Step]:
 
 def rewrite_block(view: BlockView, steps: list[Step]) -> BlockView:
     """Apply every step to a block that the caller owns."""
-    with _rounded_once(lambda: list(view.block.parameters())):
+    with _rounded_once(lambda: dict(view.block.named_parameters())):
         for step in steps:
             step.block(view)
     return view
@@ -92,22 +93,29 @@ def rewrite_block(view: BlockView, steps: list[Step]) -> BlockView:
 def rewrite_ends(ends: Ends, steps: list[Step]) -> Ends:
     """A rewritten copy of a model's ends; the blocks are shared, the rest is copied."""
     owned = own_ends(ends)
-    with _rounded_once(lambda: [p for name, p in owned.model.named_parameters() if not name.startswith(f"{ends.family.blocks}.")]):
+    with _rounded_once(lambda: {name: p for name, p in owned.model.named_parameters() if not name.startswith(f"{ends.family.blocks}.")}):
         for step in steps:
             step.ends(owned)
     return owned
 
 
 @contextmanager
-def _rounded_once(parameters: Callable[[], list[nn.Parameter]]) -> Iterator[None]:
-    """A block in which parameters of 16 bits are float32. They are asked for again at the end: steps put others in their place."""
-    kinds = {parameter.dtype for parameter in parameters()}
-    narrow = kinds.pop() if len(kinds) == 1 and kinds <= NARROW else None
-    for parameter in parameters() if narrow else ():
-        parameter.data = parameter.data.float()
-    yield
-    for parameter in parameters() if narrow else ():
-        parameter.data = parameter.data.to(narrow)
+def _rounded_once(parameters: Callable[[], dict[str, nn.Parameter]]) -> Iterator[None]:
+    """A block in which parameters of 16 bits are float32. Afterwards each has its dtype again; what the steps have put in place of others, under
+    names of its own, that of most."""
+    before = {name: parameter.dtype for name, parameter in parameters().items()}
+    if not NARROW.intersection(before.values()):
+        yield
+        return
+    usual = Counter(before.values()).most_common(1)[0][0]
+    for name, parameter in parameters().items():
+        if before[name] in NARROW:
+            parameter.data = parameter.data.float()
+    try:
+        yield
+    finally:
+        for name, parameter in parameters().items():
+            parameter.data = parameter.data.to(before.get(name, usual))
 
 
 def own_ends(ends: Ends) -> Ends:

@@ -173,6 +173,7 @@ def test_bytes_of_other_families_are_predicted(name):
     parts = {part.name: part for part in weigh(deploy(recipe(name)), 100)}
     assert all(parts[part].measured == parts[part].predicted for part in (ATTENTION, MLP, CACHE))
     assert parts[HEAD].measured == 2 * parts[HEAD].predicted > 0
+    assert parts[HEAD].float16 == (0 if name in ("tiny-llama-tied", "tiny-gemma3") else parts[HEAD].predicted), "a tied head is no part in 16 bits"
 
 
 @pytest.mark.parametrize("changes", [(("allocation.method", "listed"), ("allocation.listed.keep", ("0", "1.down"))),

@@ -10,7 +10,7 @@ from rotviz.deployment.bench import replayed
 from rotviz.deployment.build import cache_argument, deploy
 from rotviz.deployment.folder import load, save
 from rotviz.deployment.size import CACHE, MLP, weigh
-from rotviz.device import resolve_device
+from rotviz.device import cuda_graph, resolve_device
 from rotviz.models.loading import load as load_model
 from rotviz.pipeline.recipe import Recipe, with_changes
 from rotviz.pipeline.run import finish
@@ -70,6 +70,13 @@ def test_steps_are_replayed_as_a_cuda_graph(base, activations, cache, device):
         assert replayed(deployed.model, deployed.new_cache, ids, 4) > 0
         quick, slow = deployed.model.generate(ids, cache_implementation="static", **how), deployed.model.generate(ids, **how)
     assert quick.shape == (1, 88) and (quick == slow).float().mean() > 0.9  # sums over a masked cache come in another order
+
+
+def test_a_step_that_waits_is_refused_before_anything_is_recorded(device):
+    """Afterwards numbers can be waited for and drawn as before."""
+    with pytest.raises(RuntimeError):
+        cuda_graph(lambda: torch.ones(1, device=device).sum().item())
+    assert torch.ones(1, device=device).sum().item() == 1 and torch.multinomial(torch.ones(3, device=device), 1).item() < 3
 
 
 def test_bytes_and_folder(base, tmp_path, device):

@@ -158,6 +158,16 @@ def test_more_windows_go_together_and_find_the_same(text, monkeypatch):
     assert found.notes == wanted.notes
 
 
+@pytest.mark.parametrize("model", ["tiny-mistral", "tiny-gemma3", "tiny-mixtral"])
+@pytest.mark.parametrize("changes", [(("weights.method", "gptq"),), (("scaling.method", "smoothquant"),)], ids=str)
+def test_more_calibration_windows_go_together(changes, model, text, monkeypatch):
+    """Also under masks of sliding windows, which have a row for each window of a batch."""
+    for module in ("pipeline.inputs", "quantizers.block"):
+        monkeypatch.setattr(f"rotviz.{module}.BATCH_TOKENS", 96)
+    found, wanted = on_both(text, ("text.windows", 5), ("text.samples", 7), ("model", model), *changes)
+    assert found.quantized.value == pytest.approx(wanted.quantized.value, rel=1e-2)
+
+
 def test_benchmarks_estimates_and_texts(text, monkeypatch):
     monkeypatch.setattr("rotviz.kernels.choice.triton_installed", lambda: False)
     monkeypatch.setattr("torch.cuda.Event", None)

@@ -142,5 +142,7 @@ def test_a_batch_takes_a_share_of_a_gpus_memory(monkeypatch):
     assert tokens_at_once(block, CPU) == 0
     monkeypatch.setattr("rotviz.pipeline.batches.memory_bytes", lambda device: 16 * 1000 * 800)
     assert tokens_at_once(block, CPU) == 1000  # 200 numbers a token of 2 bytes each, twice
+    block.experts = torch.nn.Parameter(torch.ones(8, 50, 50, dtype=torch.bfloat16))
+    assert tokens_at_once(block, CPU, active=2) == 500, "each token passes two of the eight"
     monkeypatch.setattr("rotviz.pipeline.batches.memory_bytes", lambda device: 1 << 40)
     assert tokens_at_once(block, CPU) == 1 << 16

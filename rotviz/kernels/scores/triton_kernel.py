@@ -44,9 +44,9 @@ def scores_kernel(p_ptr, q_ptr, target_ptr, out_ptr, p_stride, q_stride, WIDTH: 
             whole_q = _with(whole_q, lanes_q) * tl.exp(top_q.to(tl.float64) - high_q.to(tl.float64))
             lanes_q = tl.zeros_like(lanes_q)
             top_q, at_q = high_q, tl.min(tl.where(q == high_q, column, 0x7FFFFFFF), axis=0)
-        weight = tl.exp(p - top_p)
+        weight = tl.where(p == float("-inf"), 0.0, tl.exp(p - top_p))  # also where a whole strip is so, and top with it
         lanes_p += weight
-        lanes_q += tl.exp(q - top_q)
+        lanes_q += tl.where(q == float("-inf"), 0.0, tl.exp(q - top_q))
         lanes_x += tl.where(inside, weight * (p - q), 0.0)
     whole_p, whole_q, whole_x = _with(whole_p, lanes_p), _with(whole_q, lanes_q), _with(whole_x, lanes_x)
     log_p, log_q = top_p.to(tl.float64) + tl.log(whole_p), top_q.to(tl.float64) + tl.log(whole_q)
