@@ -103,8 +103,10 @@ def study(view: Chosen, lesson: Lesson) -> None:
 
 view = chosen()
 st.title("Lessons")
-name = st.pills("Lesson", NAMES, default=NAMES[0], required=True, key="lesson", bind="query-params", label_visibility="collapsed",
-                on_change=hide_answer)
+name = st.pills("Lesson", NAMES, default=NAMES[0], required=True, key="lesson", bind="query-params", label_visibility="collapsed")
+if st.session_state.setdefault("lesson-before", name) != name:
+    hide_answer()
+    st.session_state["lesson-before"] = name
 study(view, LESSONS[name])
 with st.expander("For whoever speaks", icon=":material/record_voice_over:"):
     st.markdown(LESSONS[name].notes)

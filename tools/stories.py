@@ -59,10 +59,15 @@ def teacher(page: Page, pupil: Page, link: str, shot: Shot) -> tuple[str, str]:
     page.goto(link)
     settled(page, 300)
     page.get_by_test_id("stMain").get_by_role("slider").first.focus()
+    before = page.url
     page.keyboard.press("ArrowRight")
-    page.wait_for_timeout(700)
-    settled(page)
-    page.get_by_text("Show the answer").click()
+    page.wait_for_function("before => location.href !== before", arg=before)
+    settled(page, 300)
+    for _ in range(5):  # on a busy machine a click can go by while the page is redrawn
+        if page.get_by_label("Show the answer").is_checked():
+            break
+        page.get_by_text("Show the answer").click()
+        page.wait_for_timeout(1000)
     page.wait_for_url(re.compile("answer=true"))
     settled(page)
     shot(page, "teacher-1-sets-it-up")
