@@ -64,7 +64,7 @@ def teacher(page: Page, pupil: Page, link: str, shot: Shot) -> tuple[str, str]:
     page.wait_for_function("before => location.href !== before", arg=before)
     settled(page, 300)
     for _ in range(5):  # on a busy machine a click can go by while the page is redrawn
-        if page.get_by_label("Show the answer").is_checked():
+        if page.get_by_role("switch", name="Show the answer").is_checked():
             break
         page.get_by_text("Show the answer").click()
         page.wait_for_timeout(1000)
