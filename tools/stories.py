@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 from lab import settled
-from playwright.sync_api import Page
+from playwright.sync_api import Page, TimeoutError
 
 Shot = Callable[[Page, str], None]
 MEASURED = 600_000
@@ -59,22 +59,31 @@ def teacher(page: Page, pupil: Page, link: str, shot: Shot) -> tuple[str, str]:
     page.goto(link)
     settled(page, 300)
     page.get_by_test_id("stMain").get_by_role("slider").first.focus()
-    before = page.url
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("before => location.href !== before", arg=before)
-    settled(page, 300)
-    for _ in range(5):  # on a busy machine a click can go by while the page is redrawn
-        if page.get_by_role("switch", name="Show the answer").is_checked():
-            break
-        page.get_by_text("Show the answer").click()
-        page.wait_for_timeout(1000)
-    page.wait_for_url(re.compile("answer=true"))
+    page.wait_for_timeout(2000)
+    settled(page)
+    show_answer(page)
     settled(page)
     shot(page, "teacher-1-sets-it-up")
     pupil.goto(page.url)
     settled(pupil, 300)
     shot(pupil, "teacher-2-what-a-pupil-opens")
     return main_words(page), main_words(pupil)
+
+
+def show_answer(page: Page) -> None:
+    """Switch it on until the link says so: on a busy machine a click can go by while the page is redrawn, or the link be set back by a redraw."""
+    for _ in range(4):
+        page.get_by_text("Show the answer").click()
+        try:
+            page.wait_for_url(re.compile("answer=true"), timeout=10_000, wait_until="commit")
+            return
+        except TimeoutError:
+            settled(page)
+            if page.get_by_role("switch", name="Show the answer").is_checked():
+                page.get_by_text("Show the answer").click()
+                settled(page, 500)
+    page.wait_for_url(re.compile("answer=true"))
 
 
 def click_point(page: Page, figure: int, trace: int, point: int) -> None:
