@@ -7,9 +7,8 @@ references of the kernels, and the file says so.
 """
 
 import argparse
-import re
 
-from record import environment, save
+from record import environment, file_word, save
 
 from rotviz.cli.bench import add_deployment_options, deployment_record
 
@@ -19,8 +18,7 @@ def main() -> None:
     add_deployment_options(parser)
     record = deployment_record(parser.parse_args())
     record["environment"] = environment() | record["environment"]
-    device = re.sub(r"[^a-z0-9]+", "-", record["environment"]["device"].split(",")[0].lower()).strip("-")
-    print(f"written to {save(f'deployment-{device}', record)}")
+    print(f"written to {save('deployment-' + file_word(record['environment']['device']), record)}")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ Each recipe runs twice on a GPU: kernels are compiled in the first run. The CPU 
 """
 
 import argparse
-import re
 from typing import Any
 
 import torch
-from record import environment, save
+from record import environment, file_word, save
 
 import rotviz
 from rotviz.device import describe, resolve_device
@@ -35,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     device = resolve_device(options.device)
     places = [*([("cuda", "float32"), ("cuda", "bfloat16")] * 2 if device.type == "cuda" else []), ("cpu", "float32")]
-    file = "devices-" + re.sub(r"[^a-z0-9]+", "-", describe(device).split(",")[0].lower()).strip("-")
+    file = f"devices-{file_word(describe(device))}"
     record = {"environment": environment() | {"device": describe(device)}, "text": options.text, "windows": options.windows, "rows": []}
     for place, dtype in places:
         for name, changes in RECIPES.items():

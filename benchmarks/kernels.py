@@ -6,9 +6,8 @@ Without a GPU the file holds the torch references' times on the CPU, and None wh
 """
 
 import argparse
-import re
 
-from record import environment, save
+from record import environment, file_word, save
 
 from rotviz.cli.bench import kernels_record
 
@@ -20,8 +19,7 @@ def main() -> None:
     options = parser.parse_args()
     record = kernels_record(options.device, quick=False, repeats=options.repeats)
     record["environment"] = environment() | record["environment"]
-    device = re.sub(r"[^a-z0-9]+", "-", record["ceilings"]["device"].split(",")[0].lower()).strip("-")
-    print(f"written to {save(f'kernels-{device}', record)}")
+    print(f"written to {save('kernels-' + file_word(record['ceilings']['device']), record)}")
 
 
 if __name__ == "__main__":

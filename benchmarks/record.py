@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ def environment() -> dict[str, Any]:
     from rotviz.pipeline.result import environment as versions
 
     return {"date": datetime.now(UTC).date().isoformat(), "cores": os.cpu_count(), **versions(describe(torch.device("cpu")))}
+
+
+def file_word(device: str) -> str:
+    """A device's words as part of a file's name: NVIDIA H200 -> nvidia-h200."""
+    return re.sub(r"[^a-z0-9]+", "-", device.split(",")[0].lower()).strip("-")
 
 
 def load(name: str) -> dict[str, Any]:

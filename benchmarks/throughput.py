@@ -7,9 +7,8 @@ to results/throughput-DEVICE.json.
 """
 
 import argparse
-import re
 
-from record import environment, save
+from record import environment, file_word, save
 
 from rotviz.device import describe, resolve_device
 from rotviz.pipeline.throughput import measure
@@ -28,7 +27,7 @@ def main() -> None:
     record = measure(options.model, options.text, windows=options.windows, length=2048, rounds=options.rounds, device=options.device,
                      dtype=options.dtype)
     record["environment"] = environment() | record["environment"]
-    name = "throughput" if device.type == "cpu" else "throughput-" + re.sub(r"[^a-z0-9]+", "-", describe(device).lower()).strip("-")
+    name = "throughput" if device.type == "cpu" else f"throughput-{file_word(describe(device))}"
     print(record["median_ratios"], record["floor"]["shares"], save(name, record))
 
 

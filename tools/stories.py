@@ -72,7 +72,8 @@ def teacher(page: Page, pupil: Page, link: str, shot: Shot) -> tuple[str, str]:
 
 
 def show_answer(page: Page) -> None:
-    """Switch it on until the link says so: on a busy machine a click can go by while the page is redrawn, or the link be set back by a redraw."""
+    """Switch it on until the link says so. A switch that is clicked while a redraw is under way, as on a busy machine, shows what it should, but
+    Streamlit (seen in 1.67) may leave it out of the link; off and on again it is in."""
     for _ in range(4):
         page.get_by_text("Show the answer").click()
         try:

@@ -6,7 +6,8 @@ What is asked for decides nothing about the numbers (windows do not see each oth
 half the size, down to one; what was done stays. Each time is noted, because the run then takes longer than it would elsewhere.
 
 The first batch, on which errors are measured, is of one size everywhere: 2048 tokens. After it a CPU goes on with as many, which its caches still
-hold. A GPU takes many more: a block of a small model is done with 2048 tokens before Python has launched the next kernels.
+hold. A GPU takes many more: by arithmetic it is done with a small model's block for 2048 tokens before Python has launched the next kernels. (What
+that gains has not been measured.)
 """
 
 from collections.abc import Callable

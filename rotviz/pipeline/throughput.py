@@ -17,6 +17,7 @@ Ratios are windows a second of the walk over those of the other, round by round:
 tokenization count for the walk and for lm-eval, not for the loops. lm-eval reads text: a window's text may come back as a few tokens more or fewer.
 """
 
+import importlib.metadata
 import importlib.util
 import math
 import statistics
@@ -77,7 +78,8 @@ def measure(model: str, text: str, *, windows: int, length: int, rounds: int, de
         say((number + 1) / rounds, f"round {number + 1} of {rounds}")
     floor = floor_of(loaded, tokens.shape[1], place)
     floor |= {"shares": shares_of(found, floor, len(tokens))}
-    return record_of(found, tokens) | {"floor": floor, "environment": environment(describe(place)), "model": model, "text": text, "dtype": dtype}
+    versions = environment(describe(place)) | ({LM_EVAL: importlib.metadata.version(LM_EVAL)} if lm_eval_installed() else {})
+    return record_of(found, tokens) | {"floor": floor, "environment": versions, "model": model, "text": text, "dtype": dtype}
 
 
 def float_recipe(model: str, text: str, windows: int, length: int, device: str = "auto", dtype: str = "float32") -> Recipe:
